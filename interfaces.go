@@ -1,0 +1,190 @@
+package raft
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// StateMachine is what the cluster replicates. All methods but SnapshotWriter.WriteTo are called by one goroutine, never at the
+// same time.
+type StateMachine interface {
+	// Apply carries out committed commands, in order, each exactly once per lineage of the state. entries holds commands only;
+	// it and the bytes it points to are valid until Apply returns. results has the same length and receives what Propose returns
+	// on the node where the command was proposed. Apply must be deterministic: no clock, no random numbers, no map order. An
+	// error (or a panic) says that this state can no longer be trusted: the node becomes Failed. A command that is merely
+	// refused is a result, not an error. Propose and Read from inside Apply fail with ErrReentrant.
+	Apply(entries []Entry, results []any) error
+
+	// Snapshot takes a consistent view of the present state, quickly: no Apply runs meanwhile. Writing it out happens later,
+	// beside Apply.
+	Snapshot(ctx context.Context) (SnapshotWriter, error)
+
+	// Restore replaces the whole state by the content of a snapshot. An error leaves the node Failed.
+	Restore(ctx context.Context, meta SnapshotMeta, r io.Reader) error
+}
+
+// SnapshotWriter is a consistent view of a state machine.
+type SnapshotWriter interface {
+	// WriteTo writes the view. It runs on its own goroutine, beside Apply.
+	WriteTo(ctx context.Context, w io.Writer) error
+	// Close releases the view. It is called once, whatever happened before.
+	Close()
+}
+
+// DurableStateMachine is a StateMachine that keeps its own state on disk.
+type DurableStateMachine interface {
+	StateMachine
+	// LastApplied names the last entry whose effect is durable in the state machine. After a restart Apply goes on behind it.
+	// Only snapshots that are newer are restored at start.
+	LastApplied() (EntryID, error)
+}
+
+// HardState is what a server must remember besides its log (Figure 2).
+type HardState struct {
+	CurrentTerm Term   `json:"current_term"`
+	VotedFor    NodeID `json:"voted_for,omitempty"` // in CurrentTerm; "" if it has not voted
+}
+
+// Batch is one atomic write: after a crash all of it is there or nothing. Its parts take effect in the order of the fields.
+type Batch struct {
+	HardState    *HardState    // nil: unchanged
+	TruncateFrom Index         // this entry and all behind it are gone; 0: none
+	Snapshot     *SnapshotMeta // installed: the log begins behind it. What follows stays if the log holds its last entry (§7)
+	Entries      []Entry       // consecutive; the first follows the last entry left, or the snapshot
+}
+
+// Identity names a server and its data directory to the storage and the transport.
+type Identity struct {
+	Cluster     string
+	Node        NodeID
+	Replica     ReplicaID
+	Incarnation uint64
+}
+
+// TermStart says that the entries from Index on, up to the next TermStart, are of Term.
+type TermStart struct {
+	Index Index
+	Term  Term
+}
+
+// Recovered is what a storage held when it was opened.
+type Recovered struct {
+	Identity  Identity
+	HardState HardState
+	Snapshot  SnapshotMeta // the newest intact one in the snapshot store; Index 0: none
+
+	// Compacted names the last entry that is no longer in the log (zero: the log begins at index 1). Usually that is at or below
+	// the snapshot. It is above the log's end only if a snapshot was received right before a crash.
+	Compacted EntryID
+	LastIndex Index       // of the log; Compacted.Index if it is empty
+	Terms     []TermStart // by run length, of all entries in the log, rising
+	// Configurations are the entries of type EntryConfiguration in the log, rising.
+	Configurations []Entry
+}
+
+// Blank reports that the directory has never taken part in a cluster.
+func (r *Recovered) Blank() bool {
+	return r.HardState == HardState{} && r.LastIndex == 0 && r.Snapshot.Index == 0
+}
+
+// Storage keeps the log, the hard state and the snapshots of one server. storagetest.Run is its conformance suite.
+type Storage interface {
+	// Open takes exclusive hold of the data, repairs what a crash left unfinished, and counts the incarnation up, durably. A
+	// blank directory is initialised with id.Cluster and id.Node and a random replica; a used one must match them, where they
+	// are not empty, or *IdentityError is returned. After Close it may be opened again. Other errors: ErrLocked,
+	// *CorruptionError.
+	Open(ctx context.Context, id Identity) (Recovered, error)
+
+	// Write makes a batch durable, and returns after that. It has one caller at a time and retains the entries' frames (which
+	// are immutable) but not the slice. An error is final for this Storage, except one that wraps ErrStorageFull: then nothing
+	// of the batch was written and a later Write may succeed. Hard state, no-ops and configurations still fit when it is full.
+	Write(Batch) error
+
+	// Entries returns the entries [lo, hi), or as many from lo on as fit into maxBytes, at least one. It may run beside Write,
+	// and sees all that was written before it began. Every checksum has been verified. The entries are the caller's to keep.
+	// ErrCompacted: lo is no longer there. *CorruptionError: damaged.
+	Entries(lo, hi Index, maxBytes int) ([]Entry, error)
+
+	// Compact gives up entries up to and including to, or fewer, as the storage finds convenient; the caller has a snapshot that
+	// covers them. It is called by the caller of Write.
+	Compact(to Index) error
+
+	// Snapshots returns the store for snapshots, usable between Open and Close.
+	Snapshots() SnapshotStore
+
+	// Close releases everything. It is called after the last Write and Entries have returned.
+	Close() error
+}
+
+// StoragePreparer is implemented by a Storage with slow work that can be done ahead of a Write, such as making the next segment.
+type StoragePreparer interface {
+	// Prepare does a slice of such work, beside Write and Entries, on one goroutine at a time. It reports whether there is more
+	// to do now; after the next Write there may be again. An error that wraps ErrStorageFull is worth another try later.
+	Prepare() (more bool, err error)
+	// Idle is called by the caller of Write once no write has been waiting for a moment, to leave the log in a state from which
+	// a crash is cheapest to recover.
+	Idle() error
+}
+
+// SnapshotStore keeps snapshots. Its methods may be called at the same time.
+type SnapshotStore interface {
+	// Create begins a snapshot that becomes visible by Commit only.
+	Create(meta SnapshotMeta) (SnapshotSink, error)
+	// Latest describes the newest intact snapshot. Index 0: there is none.
+	Latest() (SnapshotMeta, error)
+	// Open reads the snapshot with that last included index. Reading verifies it: damage is a *CorruptionError, not bad data.
+	Open(index Index) (SnapshotMeta, io.ReadCloser, error)
+}
+
+// SnapshotSink receives one snapshot. Exactly one of Commit and Abort ends it.
+type SnapshotSink interface {
+	io.Writer
+	// Commit makes the snapshot durable and visible, drops older ones (the two newest are kept), and returns its final
+	// description with Size set. Content that differs in length from a Size that was known at Create is refused.
+	Commit() (SnapshotMeta, error)
+	Abort() error
+}
+
+// Handler receives what a Transport brings. Its methods may be called at the same time, but for one lane of one peer in order.
+type Handler interface {
+	// HandleMessages takes over messages that were decoded and validated. It does not block for long: when the node's queue is
+	// full, the messages are dropped, as on a network.
+	HandleMessages(ms []Message)
+	// HandleSnapshot receives a snapshot whose message arrived as m (Body is InstallSnapshot) and whose content is r. It returns
+	// after the content was stored and the message handed to the core, or with the reason why the snapshot is not wanted.
+	HandleSnapshot(ctx context.Context, m Message, r io.Reader) error
+	// PeerUp says that a server was reached (or reached us), after authentication.
+	PeerUp(peer NodeID, replica ReplicaID, incarnation uint64)
+	// PeerLost says that the process with this incarnation is most probably gone: its connection broke and then a new one was
+	// refused, or reached a later incarnation. A broken connection alone is no such sign.
+	PeerLost(peer NodeID, incarnation uint64)
+	// Refused reports input that was turned away: from whom (as far as known), and why, as a short constant string.
+	Refused(peer NodeID, reason string)
+}
+
+// Transport carries messages between servers. Messages may be lost, duplicated, delayed and (across lanes) reordered; they must
+// not be changed, and their sender must be who they say. transporttest.Run is the conformance suite.
+type Transport interface {
+	// Start begins to deliver to h, as the server id. Messages of other clusters, or meant for other servers, are refused.
+	Start(id Identity, h Handler) error
+	// Send queues messages to one peer and never blocks; when the queue is full, or the peer unknown, they are dropped. It
+	// takes over the messages but not the slice.
+	Send(to NodeID, lane Lane, ms []Message)
+	// SendSnapshot sends one snapshot and returns once the receiver's HandleSnapshot has returned nil, or with an error.
+	SendSnapshot(ctx context.Context, m Message, r io.Reader) error
+	// SetPeers replaces the addresses of the other members. Servers that reached us but are not listed can still be answered.
+	SetPeers(servers []Server)
+	// Close ends all connections and returns when no more calls to the handler are running.
+	Close() error
+}
+
+// Metrics receives measurements. The package metrics implements it for Prometheus. Calls come from the node's own goroutines and
+// must not block.
+type Metrics interface {
+	ObserveWrite(d time.Duration, entries, bytes int) // one durable write of the log, from its start to its return
+	ObserveCommit(d time.Duration)                    // one command proposed here, from Propose to its commit (sampled, one per batch)
+	ObserveApply(d time.Duration, entries int)        // one call of StateMachine.Apply
+	Election(reason string)                           // this server began an election
+	Refused(reason string)                            // one input from a peer was refused
+}
