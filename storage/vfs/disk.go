@@ -1,0 +1,856 @@
+package vfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// SectorSize is the unit in which a Disk writes: after a crash a sector is old or new, never a mixture.
+const SectorSize = 512
+
+// Errors of a simulated disk.
+var (
+	// ErrCrashed is what every operation on a disk returns after the simulated power cut.
+	ErrCrashed = errors.New("simulated crash")
+	// ErrIO stands for a device that does not do what it was asked.
+	ErrIO = errors.New("simulated input/output error")
+)
+
+// OpKind says what an operation on a Disk does.
+type OpKind uint8
+
+// The operations. All but OpRead change something, or make it durable.
+const (
+	OpRead OpKind = iota
+	OpWrite
+	OpSync
+	OpTruncate
+	OpCreate
+	OpRename
+	OpRemove
+	OpSyncDir
+	OpMkdir
+)
+
+var opNames = [...]string{"read", "write", "sync", "truncate", "create", "rename", "remove", "sync directory", "mkdir"}
+
+// String names the kind.
+func (k OpKind) String() string {
+	if int(k) < len(opNames) {
+		return opNames[k]
+	}
+	return fmt.Sprintf("operation %d", uint8(k))
+}
+
+// Op is one operation on a Disk, as a fault function sees it.
+type Op struct {
+	Number int // how many changing operations came before; the same for reads in between
+	Kind   OpKind
+	Path   string
+	Offset int64 // of reads and writes; the new size of a truncation
+	Length int
+}
+
+// ShortWrite, returned by a fault function, lets a write do its first N bytes only.
+type ShortWrite struct{ N int }
+
+// Error describes the fault.
+func (s ShortWrite) Error() string { return fmt.Sprintf("simulated short write of %d bytes", s.N) }
+
+// Disk is a simulated disk. It keeps what programs see apart from what is durable: a write is durable after Sync of its file, an
+// entry of a directory after SyncDir. A crash keeps any part of the rest: each unsynced sector in any of the states it has been
+// in, any of the lengths that a file has had, and of the changes to a directory any number of the first ones (file systems
+// journal them in order).
+//
+// Everything follows from the seed and the order of calls. A Disk has no goroutine and no clock; its methods may be called at the
+// same time.
+type Disk struct {
+	mu      sync.Mutex
+	rng     uint64
+	dirs    map[string]*simDir
+	locks   map[string]bool
+	crashed bool
+
+	ops      int
+	failFrom int               // this operation and all later ones fail; negative: none
+	fault    func(op Op) error // may be nil
+	space    int64             // bytes that files may still grow by; negative: no limit
+}
+
+var _ FS = (*Disk)(nil)
+
+// New makes an empty disk. Everything that is left to chance, now and after its crashes, follows from the seed.
+func New(seed uint64) *Disk {
+	return &Disk{
+		rng:      seed,
+		dirs:     map[string]*simDir{".": newSimDir(), string(filepath.Separator): newSimDir()},
+		locks:    map[string]bool{},
+		failFrom: -1,
+		space:    -1,
+	}
+}
+
+// simDir is a directory. Directories themselves are durable as soon as they are made.
+type simDir struct {
+	entries map[string]*simFile // what programs see
+	durable map[string]*simFile // what a crash leaves for sure
+	pending []dirChange         // in order: what leads from durable to entries
+}
+
+// dirChange is one change of a directory. A rename is one change.
+type dirChange struct {
+	remove string // "": nothing
+	add    string // "": nothing
+	file   *simFile
+}
+
+func newSimDir() *simDir {
+	return &simDir{entries: map[string]*simFile{}, durable: map[string]*simFile{}}
+}
+
+func (d *simDir) change(c dirChange) {
+	c.apply(d.entries)
+	d.pending = append(d.pending, c)
+}
+
+func (c dirChange) apply(entries map[string]*simFile) {
+	if c.remove != "" {
+		delete(entries, c.remove)
+	}
+	if c.add != "" {
+		entries[c.add] = c.file
+	}
+}
+
+// simFile is the content of a file, whatever its name is at the moment.
+type simFile struct {
+	data    []byte // what programs see
+	durable []byte // what a crash leaves for sure
+	// dirty holds, for each sector changed since the last Sync, the states it has been in since, oldest first. The last one is
+	// what data holds. A sector shorter than SectorSize is continued by zeros.
+	dirty map[int64][][]byte
+	sizes []int // the lengths that the file has had since the last Sync, oldest first
+}
+
+func newSimFile() *simFile { return &simFile{dirty: map[int64][][]byte{}} }
+
+// zeroSector is the state of all sectors that were written with zeros. States never change, so they may be shared.
+var zeroSector = make([]byte, SectorSize)
+
+// touch records the new state of the sectors that overlap [from, to).
+func (f *simFile) touch(from, to int) {
+	var room []byte // for the states of the sectors to come
+	for s := from / SectorSize; s*SectorSize < to; s++ {
+		content := f.data[min(s*SectorSize, len(f.data)):min((s+1)*SectorSize, len(f.data))]
+		state := zeroSector
+		if !bytes.Equal(content, zeroSector[:len(content)]) {
+			if len(room) == 0 {
+				room = make([]byte, (to+SectorSize-1)/SectorSize*SectorSize-s*SectorSize)
+			}
+			state, room = room[:SectorSize:SectorSize], room[SectorSize:]
+			copy(state, content)
+		}
+		f.dirty[int64(s)] = append(f.dirty[int64(s)], state)
+	}
+}
+
+func (f *simFile) write(p []byte, off int) {
+	end := off + len(p)
+	if end > len(f.data) {
+		f.data = append(f.data, make([]byte, end-len(f.data))...)
+		f.sizes = append(f.sizes, end)
+	}
+	copy(f.data[off:], p)
+	f.touch(off, end)
+}
+
+func (f *simFile) truncate(size int) {
+	old := len(f.data)
+	if size < old {
+		clear(f.data[size:])
+		f.touch(size, old)
+		f.data = f.data[:size:size]
+	} else {
+		f.data = append(f.data, make([]byte, size-old)...)
+	}
+	f.sizes = append(f.sizes, size)
+}
+
+func (f *simFile) sync() {
+	// Only what is dirty is written: what an earlier failed sync lost stays lost.
+	if size := len(f.data); size <= len(f.durable) {
+		f.durable = f.durable[:size:size]
+	} else {
+		f.durable = append(f.durable, make([]byte, size-len(f.durable))...)
+	}
+	for s, states := range f.dirty {
+		if from := int(s) * SectorSize; from < len(f.durable) {
+			copy(f.durable[from:], states[len(states)-1])
+		}
+	}
+	f.forget()
+}
+
+func (f *simFile) forget() {
+	clear(f.dirty)
+	f.sizes = f.sizes[:0]
+}
+
+// settle makes an arbitrary part of what was not synced durable.
+func (f *simFile) settle(r *random, keep uint64) {
+	size := len(f.durable)
+	if n := len(f.sizes); n > 0 && r.below(100) < keep {
+		size = f.sizes[r.below(uint64(n))]
+	}
+	if len(f.dirty) == 0 && size == len(f.durable) {
+		return
+	}
+	end := size
+	for s := range f.dirty {
+		end = max(end, int(s+1)*SectorSize)
+	}
+	image := make([]byte, max(end, len(f.durable)))
+	copy(image, f.durable)
+	for _, s := range slices.Sorted(maps.Keys(f.dirty)) {
+		if r.below(100) >= keep {
+			continue
+		}
+		states := f.dirty[s]
+		state := states[len(states)-1]
+		if r.below(4) == 0 {
+			state = states[r.below(uint64(len(states)))]
+		}
+		copy(image[s*SectorSize:], state)
+	}
+	f.durable = image[:size:size]
+}
+
+// loseWrites is what a failed sync does on real systems: some of the data reaches the disk, the rest is dropped, yet goes on to be
+// readable, and a second sync "succeeds" without writing it.
+func (f *simFile) loseWrites(r *random) {
+	f.settle(r, r.below(101))
+	f.forget()
+}
+
+func (f *simFile) clone() *simFile {
+	c := &simFile{
+		data: slices.Clone(f.data), durable: slices.Clone(f.durable),
+		dirty: make(map[int64][][]byte, len(f.dirty)), sizes: slices.Clone(f.sizes),
+	}
+	for s, states := range f.dirty {
+		c.dirty[s] = slices.Clone(states) // the states themselves never change
+	}
+	return c
+}
+
+// random is splitmix64.
+type random struct{ state *uint64 }
+
+func (r *random) next() uint64 {
+	*r.state += 0x9e3779b97f4a7c15
+	z := *r.state
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+func (r *random) below(n uint64) uint64 { return r.next() % n }
+
+// Clone returns a copy that shares nothing with d, except for the fault function. Open files and locks stay with d: the copy is
+// what another computer would see of the disk without a crash.
+func (d *Disk) Clone() *Disk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.clone()
+}
+
+// clone is Clone for a caller that holds mu.
+func (d *Disk) clone() *Disk {
+	c := &Disk{
+		rng: d.rng, dirs: map[string]*simDir{}, locks: map[string]bool{}, crashed: d.crashed,
+		ops: d.ops, failFrom: d.failFrom, fault: d.fault, space: d.space,
+	}
+	copies := map[*simFile]*simFile{}
+	copyFile := func(f *simFile) *simFile {
+		if f != nil && copies[f] == nil {
+			copies[f] = f.clone()
+		}
+		return copies[f]
+	}
+	for path, dir := range d.dirs {
+		cd := newSimDir()
+		for name, f := range dir.entries {
+			cd.entries[name] = copyFile(f)
+		}
+		for name, f := range dir.durable {
+			cd.durable[name] = copyFile(f)
+		}
+		for _, ch := range dir.pending {
+			ch.file = copyFile(ch.file)
+			cd.pending = append(cd.pending, ch)
+		}
+		c.dirs[path] = cd
+	}
+	return c
+}
+
+// Crash cuts the power. It returns the disk as the next boot finds it, without faults, locks or a limit of space; d itself, and
+// every file opened on it, fails from now on.
+func (d *Disk) Crash() *Disk {
+	// At one moment: what became durable between a copy and the end would have been acknowledged, and be lost.
+	d.mu.Lock()
+	c := d.clone()
+	d.crashed = true
+	d.mu.Unlock()
+
+	r := &random{&c.rng}
+	// From "all is lost" through any mixture to "all has survived": the extremes are drawn often.
+	keep := [...]uint64{0, 100, 50, r.below(101)}[r.below(4)]
+	settled := map[*simFile]bool{}
+	for _, path := range slices.Sorted(maps.Keys(c.dirs)) {
+		dir := c.dirs[path]
+		survived := 0
+		for survived < len(dir.pending) && r.below(100) < max(keep, 20) {
+			survived++
+		}
+		for _, ch := range dir.pending[:survived] {
+			ch.apply(dir.durable)
+		}
+		dir.pending = nil
+		dir.entries = maps.Clone(dir.durable)
+		for _, name := range slices.Sorted(maps.Keys(dir.durable)) {
+			f := dir.durable[name]
+			if settled[f] {
+				continue
+			}
+			settled[f] = true
+			f.settle(r, keep)
+			f.forget()
+			f.data = slices.Clone(f.durable)
+		}
+	}
+	c.crashed, c.ops, c.failFrom, c.fault, c.space = false, 0, -1, nil, -1
+	return c
+}
+
+// Kill is what becomes of a disk when the process that uses it is killed: nothing is lost, but every file opened on d and d itself fail
+// from now on. It returns the disk as the next process finds it: the same content, without faults, locks or a limit of space.
+func (d *Disk) Kill() *Disk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := New(d.rng)
+	c.ops, c.dirs = d.ops, d.dirs
+	d.crashed, d.dirs = true, map[string]*simDir{} // moved: to copy them would be most of the work of a simulated crash
+	return c
+}
+
+// Reseed replaces the state of the random generator: clones with different seeds crash differently.
+func (d *Disk) Reseed(seed uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rng = seed
+}
+
+// Ops counts the operations so far that changed something or made it durable.
+func (d *Disk) Ops() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ops
+}
+
+// FailFrom makes operation k (counted as by Ops) and everything after it fail with ErrCrashed, reads included, so that a crash at
+// each operation can be tried in turn. Operation k itself is in doubt: a later Crash may find it done, undone or half done.
+func (d *Disk) FailFrom(k int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failFrom = k
+}
+
+// SetFault makes f decide about every operation; nil removes it. An error from f makes the operation fail with it: a read returns
+// nothing, a write does nothing (or its first bytes, with ShortWrite), a sync loses part of what it should have made durable, for
+// good. f must not call the disk.
+func (d *Disk) SetFault(f func(op Op) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = f
+}
+
+// SetSpace limits by how many bytes files may grow in total before they fail with syscall.ENOSPC; a write that does not fit does
+// what fits. Truncate and Remove give bytes back. A negative n lifts the limit.
+func (d *Disk) SetSpace(n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.space = n
+}
+
+// Flip inverts bits of a stored byte, both as seen and as durable.
+func (d *Disk) Flip(path string, off int64, mask byte) error {
+	return d.damage(path, off, 1, func(b []byte) { b[0] ^= mask })
+}
+
+// Zero overwrites a range by zeros, as a sector that was never written reads.
+func (d *Disk) Zero(path string, off int64, n int) error {
+	return d.damage(path, off, n, func(b []byte) { clear(b) })
+}
+
+// Corrupt overwrites a range by random bytes.
+func (d *Disk) Corrupt(path string, off int64, n int) error {
+	return d.damage(path, off, n, func(b []byte) {
+		r := &random{&d.rng}
+		for i := range b {
+			b[i] = byte(r.next())
+		}
+	})
+}
+
+func (d *Disk) damage(path string, off int64, n int, f func([]byte)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	file, err := d.lookup(path)
+	if err != nil {
+		return err
+	}
+	if off < 0 || off+int64(n) > int64(len(file.data)) {
+		return pathError("damage", path, io.ErrUnexpectedEOF)
+	}
+	f(file.data[off : off+int64(n)])
+	if off+int64(n) <= int64(len(file.durable)) {
+		copy(file.durable[off:], file.data[off:off+int64(n)])
+	}
+	return nil
+}
+
+// begin admits an operation. If it returns an error, done tells whether the operation takes place all the same, in doubt.
+// The caller holds mu.
+func (d *Disk) begin(kind OpKind, path string, off int64, length int) (done bool, err error) {
+	if d.crashed {
+		return false, pathError(kind.String(), path, ErrCrashed)
+	}
+	number := d.ops
+	if kind != OpRead {
+		d.ops++
+	}
+	if d.failFrom >= 0 && (number > d.failFrom || number == d.failFrom && kind != OpRead) {
+		return number == d.failFrom && kind != OpRead, pathError(kind.String(), path, ErrCrashed)
+	}
+	if d.fault != nil {
+		if err := d.fault(Op{Number: number, Kind: kind, Path: path, Offset: off, Length: length}); err != nil {
+			return false, pathError(kind.String(), path, err)
+		}
+	}
+	return true, nil
+}
+
+func pathError(op, path string, err error) error { return &fs.PathError{Op: op, Path: path, Err: err} }
+
+// dir finds the directory that holds path. The caller holds mu.
+func (d *Disk) dir(path string) (*simDir, string, error) {
+	path = filepath.Clean(path)
+	dir := d.dirs[filepath.Dir(path)]
+	if dir == nil {
+		return nil, "", pathError("open", path, fs.ErrNotExist)
+	}
+	return dir, filepath.Base(path), nil
+}
+
+func (d *Disk) lookup(path string) (*simFile, error) {
+	dir, name, err := d.dir(path)
+	if err != nil {
+		return nil, err
+	}
+	f := dir.entries[name]
+	if f == nil {
+		return nil, pathError("open", path, fs.ErrNotExist)
+	}
+	return f, nil
+}
+
+// Create implements FS.
+func (d *Disk) Create(path string) (File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	done, err := d.begin(OpCreate, path, 0, 0)
+	if !done {
+		return nil, err
+	}
+	dir, name, dirErr := d.dir(path)
+	if dirErr != nil {
+		return nil, dirErr
+	}
+	f := dir.entries[name]
+	if f == nil {
+		f = newSimFile()
+		dir.change(dirChange{add: name, file: f})
+	} else {
+		d.free(int64(len(f.data)))
+		f.truncate(0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &simHandle{disk: d, file: f, path: path, writable: true}, nil
+}
+
+// Open implements FS.
+func (d *Disk) Open(path string) (File, error) { return d.open(path, false) }
+
+// OpenWrite implements FS.
+func (d *Disk) OpenWrite(path string) (File, error) { return d.open(path, true) }
+
+func (d *Disk) open(path string, writable bool) (File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.begin(OpRead, path, 0, 0); err != nil {
+		return nil, err
+	}
+	f, err := d.lookup(path)
+	if err != nil {
+		return nil, err
+	}
+	return &simHandle{disk: d, file: f, path: path, writable: writable}, nil
+}
+
+// Rename implements FS. Both paths must be in the same directory.
+func (d *Disk) Rename(oldpath, newpath string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	done, err := d.begin(OpRename, oldpath, 0, 0)
+	if !done {
+		return err
+	}
+	f, lookupErr := d.lookup(oldpath)
+	if lookupErr != nil {
+		return lookupErr
+	}
+	if filepath.Dir(filepath.Clean(oldpath)) != filepath.Dir(filepath.Clean(newpath)) {
+		return pathError("rename", newpath, errors.New("the simulated disk renames within one directory only"))
+	}
+	dir, oldName, _ := d.dir(oldpath) // lookup has found it
+	newName := filepath.Base(newpath)
+	if replaced := dir.entries[newName]; replaced != nil && replaced != f {
+		d.free(int64(len(replaced.data)))
+	}
+	if oldName != newName {
+		dir.change(dirChange{remove: oldName, add: newName, file: f})
+	}
+	return err
+}
+
+// Remove implements FS.
+func (d *Disk) Remove(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	done, err := d.begin(OpRemove, path, 0, 0)
+	if !done {
+		return err
+	}
+	f, lookupErr := d.lookup(path)
+	if lookupErr != nil {
+		return lookupErr
+	}
+	dir, name, _ := d.dir(path) // lookup has found it
+	dir.change(dirChange{remove: name})
+	d.free(int64(len(f.data)))
+	return err
+}
+
+// MkdirAll implements FS.
+func (d *Disk) MkdirAll(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path = filepath.Clean(path)
+	if d.dirs[path] != nil {
+		_, err := d.begin(OpRead, path, 0, 0)
+		return err
+	}
+	done, err := d.begin(OpMkdir, path, 0, 0)
+	if !done {
+		return err
+	}
+	for p := path; d.dirs[p] == nil; p = filepath.Dir(p) {
+		d.dirs[p] = newSimDir()
+	}
+	return err
+}
+
+// List implements FS.
+func (d *Disk) List(dir string) ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.begin(OpRead, dir, 0, 0); err != nil {
+		return nil, err
+	}
+	dir = filepath.Clean(dir)
+	sd := d.dirs[dir]
+	if sd == nil {
+		return nil, pathError("open", dir, fs.ErrNotExist)
+	}
+	names := slices.Collect(maps.Keys(sd.entries))
+	for p := range d.dirs {
+		if p != dir && filepath.Dir(p) == dir {
+			names = append(names, filepath.Base(p))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Stat implements FS.
+func (d *Disk) Stat(path string) (fs.FileInfo, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.begin(OpRead, path, 0, 0); err != nil {
+		return nil, err
+	}
+	if d.dirs[filepath.Clean(path)] != nil {
+		return simInfo{name: filepath.Base(path), dir: true}, nil
+	}
+	f, err := d.lookup(path)
+	if err != nil {
+		return nil, err
+	}
+	return simInfo{name: filepath.Base(path), size: int64(len(f.data))}, nil
+}
+
+// SyncDir implements FS.
+func (d *Disk) SyncDir(dir string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.begin(OpSyncDir, dir, 0, 0); err != nil {
+		return err
+	}
+	sd := d.dirs[filepath.Clean(dir)]
+	if sd == nil {
+		return pathError("sync", dir, fs.ErrNotExist)
+	}
+	sd.durable = maps.Clone(sd.entries)
+	sd.pending = nil
+	return nil
+}
+
+// Lock implements FS. Nothing is stored: the lock ends with Close, or with the crash.
+func (d *Disk) Lock(path string) (io.Closer, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.begin(OpRead, path, 0, 0); err != nil {
+		return nil, err
+	}
+	path = filepath.Clean(path)
+	if d.locks[path] {
+		return nil, pathError("lock", path, ErrLocked)
+	}
+	d.locks[path] = true
+	return &simLock{disk: d, path: path}, nil
+}
+
+type simLock struct {
+	disk *Disk
+	path string
+}
+
+func (l *simLock) Close() error {
+	l.disk.mu.Lock()
+	defer l.disk.mu.Unlock()
+	if !l.disk.locks[l.path] {
+		return pathError("unlock", l.path, fs.ErrClosed)
+	}
+	delete(l.disk.locks, l.path)
+	return nil
+}
+
+// take reserves up to n bytes and returns how many there are. The caller holds mu.
+func (d *Disk) take(n int64) int64 {
+	if d.space < 0 || n <= 0 {
+		return n
+	}
+	n = min(n, d.space)
+	d.space -= n
+	return n
+}
+
+func (d *Disk) free(n int64) {
+	if d.space >= 0 {
+		d.space += n
+	}
+}
+
+// simHandle is an open file.
+type simHandle struct {
+	disk     *Disk
+	file     *simFile
+	path     string
+	offset   int64 // of Read and Write
+	writable bool
+	closed   bool
+}
+
+// use locks the disk for one operation on the file.
+func (h *simHandle) use(kind OpKind, off int64, length int) (done bool, err error) {
+	switch {
+	case h.closed:
+		return false, pathError(kind.String(), h.path, fs.ErrClosed)
+	case (kind == OpWrite || kind == OpTruncate) && !h.writable:
+		return false, pathError(kind.String(), h.path, fs.ErrPermission)
+	case off < 0:
+		return false, pathError(kind.String(), h.path, fs.ErrInvalid)
+	}
+	return h.disk.begin(kind, h.path, off, length)
+}
+
+func (h *simHandle) Read(p []byte) (int, error) {
+	n, err := h.ReadAt(p, h.offset)
+	h.offset += int64(n)
+	if n > 0 && err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+func (h *simHandle) ReadAt(p []byte, off int64) (int, error) {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	if _, err := h.use(OpRead, off, len(p)); err != nil {
+		return 0, err
+	}
+	if off >= int64(len(h.file.data)) {
+		if len(p) == 0 {
+			return 0, nil
+		}
+		return 0, io.EOF
+	}
+	n := copy(p, h.file.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (h *simHandle) Write(p []byte) (int, error) {
+	n, err := h.WriteAt(p, h.offset)
+	h.offset += int64(n)
+	return n, err
+}
+
+func (h *simHandle) WriteAt(p []byte, off int64) (int, error) {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	done, err := h.use(OpWrite, off, len(p))
+	var short ShortWrite
+	switch {
+	case errors.As(err, &short):
+		p = p[:min(max(short.N, 0), len(p))]
+	case !done:
+		return 0, err
+	}
+	size := int64(len(h.file.data))
+	if grown := off + int64(len(p)) - size; grown > 0 {
+		if got := h.disk.take(grown); got < grown {
+			err = errors.Join(err, pathError("write", h.path, syscall.ENOSPC))
+			p = p[:max(0, size+got-off)]
+		}
+	}
+	if len(p) > 0 {
+		h.file.write(p, int(off))
+	}
+	return len(p), err
+}
+
+func (h *simHandle) Sync() error {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	done, err := h.use(OpSync, 0, 0)
+	switch {
+	case err == nil:
+		h.file.sync()
+	case !done && !errors.Is(err, ErrCrashed) && !h.closed:
+		h.file.loseWrites(&random{&h.disk.rng})
+	}
+	return err
+}
+
+func (h *simHandle) Truncate(size int64) error {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	done, err := h.use(OpTruncate, size, 0)
+	if !done {
+		return err
+	}
+	grown := size - int64(len(h.file.data))
+	if grown > 0 {
+		if got := h.disk.take(grown); got < grown {
+			h.disk.free(got)
+			return pathError("truncate", h.path, syscall.ENOSPC)
+		}
+	} else {
+		h.disk.free(-grown)
+	}
+	h.file.truncate(int(size))
+	return err
+}
+
+func (h *simHandle) Size() (int64, error) {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	if _, err := h.use(OpRead, 0, 0); err != nil {
+		return 0, err
+	}
+	return int64(len(h.file.data)), nil
+}
+
+// Close works after a crash too: a program can always let go of a file.
+func (h *simHandle) Close() error {
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	if h.closed {
+		return pathError("close", h.path, fs.ErrClosed)
+	}
+	h.closed = true
+	return nil
+}
+
+type simInfo struct {
+	name string
+	size int64
+	dir  bool
+}
+
+func (i simInfo) Name() string { return i.name }
+func (i simInfo) Size() int64  { return i.size }
+func (i simInfo) Mode() fs.FileMode {
+	if i.dir {
+		return fs.ModeDir | 0o700
+	}
+	return 0o600
+}
+func (i simInfo) ModTime() time.Time { return time.Time{} }
+func (i simInfo) IsDir() bool        { return i.dir }
+func (i simInfo) Sys() any           { return nil }
+
+// Dump lists every file with its length, for messages of tests.
+func (d *Disk) Dump() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var b strings.Builder
+	for _, path := range slices.Sorted(maps.Keys(d.dirs)) {
+		dir := d.dirs[path]
+		for _, name := range slices.Sorted(maps.Keys(dir.entries)) {
+			f := dir.entries[name]
+			state := "synced"
+			if len(f.dirty) > 0 || len(f.sizes) > 0 || !bytes.Equal(f.data, f.durable) {
+				state = "not synced"
+			}
+			fmt.Fprintf(&b, "%s %d bytes, %s\n", filepath.Join(path, name), len(f.data), state)
+		}
+	}
+	return b.String()
+}

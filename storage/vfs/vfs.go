@@ -1,0 +1,48 @@
+// Package vfs is the file system as the storage packages see it: the operating system's ([OS]), or a simulated disk that loses,
+// tears and reorders what was not synced ([Disk]).
+package vfs
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+)
+
+// FS is a file system. Paths use the operating system's separator. Errors wrap fs.ErrNotExist and fs.ErrExist where they apply.
+type FS interface {
+	// Create makes a file, or empties an existing one, for reading and writing, with permissions 0600.
+	Create(path string) (File, error)
+	// Open opens an existing file for reading.
+	Open(path string) (File, error)
+	// OpenWrite opens an existing file for reading and writing.
+	OpenWrite(path string) (File, error)
+	// Rename replaces newpath by oldpath, durable only after SyncDir.
+	Rename(oldpath, newpath string) error
+	Remove(path string) error
+	// MkdirAll makes a directory and its parents with permissions 0700, durably.
+	MkdirAll(path string) error
+	// List returns the names (not paths) in a directory, sorted.
+	List(dir string) ([]string, error)
+	// Stat describes a file.
+	Stat(path string) (fs.FileInfo, error)
+	// SyncDir makes creations, renames and removals in a directory durable.
+	SyncDir(dir string) error
+	// Lock takes an exclusive lock that ends with the process, or with Close. ErrLocked: somebody else holds it.
+	Lock(path string) (io.Closer, error)
+}
+
+// File is an open file.
+type File interface {
+	io.Reader
+	io.ReaderAt
+	io.Writer
+	io.WriterAt
+	io.Closer
+	// Sync makes content and length durable. After an error nothing is known about what was written since the last Sync.
+	Sync() error
+	Truncate(size int64) error
+	Size() (int64, error)
+}
+
+// ErrLocked says that another process, or another part of this one, holds a lock.
+var ErrLocked = errors.New("locked")
