@@ -1,0 +1,318 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/steadyraft/raft"
+)
+
+// Units of the format.
+const (
+	sectorSize = 512  // what a disk writes as a whole; batches begin at multiples of it
+	pageSize   = 4096 // what one checksum of a batch's body covers
+	maxName    = 255  // of cluster, node and vote, in bytes
+)
+
+const (
+	batchMagic      = 0x31425253 // "SRB1"
+	batchFixedSize  = 192
+	pageRecordSize  = 5
+	batchEndMarker  = 0xA5
+	maxBatchSize    = 1 << 32 // a batch that claims more is damaged, whatever its checksum says
+	batchHeaderCRC  = 184
+	headerMarkerLen = 1
+)
+
+// Flags of a batch.
+const (
+	flagHardState     = 1 << iota // term and vote are set
+	flagTruncate                  // entries from truncateFrom on are gone
+	flagSnapshot                  // the log begins behind the snapshot ID
+	flagKeepSuffix                // ... and goes on with the entries that were there behind it
+	flagIdle                      // no batch, only a word on the one before: it is synced
+	flagConfiguration             // at least one entry is a configuration
+	knownFlags        = flagHardState | flagTruncate | flagSnapshot | flagKeepSuffix | flagIdle | flagConfiguration
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// segmentTag is a random number that names one segment. It stands in every batch, so that bytes of another file, or of an earlier
+// use of the same blocks, never pass for a batch of this one.
+type segmentTag [16]byte
+
+// span names the first and the last entry of a batch; zero if it has none.
+type span struct{ first, last raft.EntryID }
+
+// batchHeader is the fixed part of a batch, and the vote behind it.
+type batchHeader struct {
+	headerLen     int // fixed part, vote, page records and marker
+	tag           segmentTag
+	seq           uint64 // of this batch, over the whole life of the directory; of the batch before, in an idle record
+	offset        int64  // in the segment
+	bodyLen       int64
+	flags         uint16
+	count         int
+	syncedThrough uint64 // all batches up to this were durable before this one was written
+	hardState     raft.HardState
+	truncateFrom  raft.Index
+	snapshot      raft.EntryID
+	prev          raft.EntryID // the entry before the first of this batch: the log's end after truncation
+	last          raft.EntryID // the log's end after this batch
+	firstTerm     raft.Term    // of the first entry; 0 if there is none
+	before        span         // of the batch before this one
+	prevChain     uint32       // chain value of the batch before
+	tableCRC      uint32       // of vote, page records and marker
+	chain         uint32       // of this batch: its header's checksum, which covers prevChain
+}
+
+func (h *batchHeader) has(flag uint16) bool { return h.flags&flag != 0 }
+
+// size is the length of header and body, without the padding up to the next sector.
+func (h *batchHeader) size() int64 { return int64(h.headerLen) + h.bodyLen }
+
+// end is the offset behind the batch, where the next one begins.
+func (h *batchHeader) end() int64 { return h.offset + roundUp(h.size(), sectorSize) }
+
+func (h *batchHeader) span() span {
+	if h.count == 0 {
+		return span{}
+	}
+	return span{first: raft.EntryID{Term: h.firstTerm, Index: h.prev.Index + 1}, last: h.last}
+}
+
+func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+
+// headerSize returns the length of the header of a batch with that vote and body, and the number of its pages: the table has a
+// record for each page that the batch, its own header included, reaches into.
+func headerSize(vote int, body int64) (size, pages int) {
+	base := batchFixedSize + int64(vote) + headerMarkerLen + body
+	n := roundUp(base, pageSize) / pageSize
+	for n*pageSize < base+n*pageRecordSize {
+		n++
+	}
+	return batchFixedSize + vote + int(n)*pageRecordSize + headerMarkerLen, int(n)
+}
+
+// encodeBatch encodes a batch into buf, or into a larger buffer if it does not fit, and returns it padded to whole sectors. h.bodyLen
+// is the size of all entries. It completes h.
+func encodeBatch(buf []byte, h *batchHeader, entries []raft.Entry) []byte {
+	var pages int
+	h.headerLen, pages = headerSize(len(h.hardState.VotedFor), h.bodyLen)
+	total := roundUp(h.size(), sectorSize)
+	if int64(cap(buf)) < total {
+		buf = make([]byte, total)
+	}
+	buf = buf[:total]
+
+	at := h.headerLen
+	for i := range entries {
+		at += copy(buf[at:], entries[i].Frame())
+	}
+	clear(buf[at:])
+
+	copy(buf[batchFixedSize:], h.hardState.VotedFor)
+	table := buf[batchFixedSize+len(h.hardState.VotedFor) : h.headerLen]
+	for p := range pages {
+		crc, used := pageChecksum(buf, p, h.headerLen)
+		binary.LittleEndian.PutUint32(table[p*pageRecordSize:], crc)
+		table[p*pageRecordSize+4] = used
+	}
+	table[len(table)-1] = batchEndMarker
+	h.tableCRC = checksum(buf[batchFixedSize:h.headerLen])
+	h.encode(buf)
+	return buf
+}
+
+func (h *batchHeader) encode(b []byte) {
+	le := binary.LittleEndian
+	clear(b[:batchFixedSize])
+	le.PutUint32(b[0:], batchMagic)
+	le.PutUint32(b[4:], uint32(h.headerLen))
+	copy(b[8:], h.tag[:])
+	le.PutUint64(b[24:], h.seq)
+	le.PutUint64(b[32:], uint64(h.offset))
+	le.PutUint64(b[40:], uint64(h.bodyLen))
+	le.PutUint16(b[48:], h.flags)
+	le.PutUint16(b[50:], uint16(len(h.hardState.VotedFor)))
+	le.PutUint32(b[52:], uint32(h.count))
+	le.PutUint64(b[56:], h.syncedThrough)
+	le.PutUint64(b[64:], uint64(h.hardState.CurrentTerm))
+	le.PutUint64(b[72:], uint64(h.truncateFrom))
+	putID(b[80:], h.snapshot)
+	putID(b[96:], h.prev)
+	putID(b[112:], h.last)
+	le.PutUint64(b[128:], uint64(h.firstTerm))
+	putID(b[136:], h.before.first)
+	putID(b[152:], h.before.last)
+	le.PutUint32(b[168:], h.prevChain)
+	le.PutUint32(b[172:], h.tableCRC)
+	h.chain = checksum(b[:batchHeaderCRC])
+	le.PutUint32(b[batchHeaderCRC:], h.chain)
+}
+
+// decodeBatchHeader reads the fixed part of a batch, at least batchFixedSize bytes. The vote is not filled in: see decodeTable.
+func decodeBatchHeader(b []byte) (h batchHeader, voteLen int, err error) {
+	le := binary.LittleEndian
+	if len(b) < batchFixedSize {
+		return h, 0, fmt.Errorf("batch header is cut off")
+	}
+	if le.Uint32(b[0:]) != batchMagic {
+		return h, 0, fmt.Errorf("no batch begins here")
+	}
+	h.chain = le.Uint32(b[batchHeaderCRC:])
+	if checksum(b[:batchHeaderCRC]) != h.chain {
+		return h, 0, fmt.Errorf("batch header checksum does not match")
+	}
+	h.headerLen = int(le.Uint32(b[4:]))
+	copy(h.tag[:], b[8:])
+	h.seq = le.Uint64(b[24:])
+	h.offset = int64(le.Uint64(b[32:]))
+	h.bodyLen = int64(le.Uint64(b[40:]))
+	h.flags = le.Uint16(b[48:])
+	voteLen = int(le.Uint16(b[50:]))
+	h.count = int(le.Uint32(b[52:]))
+	h.syncedThrough = le.Uint64(b[56:])
+	h.hardState.CurrentTerm = raft.Term(le.Uint64(b[64:]))
+	h.truncateFrom = raft.Index(le.Uint64(b[72:]))
+	h.snapshot = getID(b[80:])
+	h.prev = getID(b[96:])
+	h.last = getID(b[112:])
+	h.firstTerm = raft.Term(le.Uint64(b[128:]))
+	h.before = span{first: getID(b[136:]), last: getID(b[152:])}
+	h.prevChain = le.Uint32(b[168:])
+	h.tableCRC = le.Uint32(b[172:])
+
+	if le.Uint64(b[176:]) != 0 || le.Uint32(b[188:]) != 0 || h.flags&^knownFlags != 0 {
+		return h, 0, fmt.Errorf("batch has unknown flags %#x or a key ID: written by a newer release?", h.flags)
+	}
+	if voteLen > maxName || h.bodyLen < 0 || h.bodyLen > maxBatchSize {
+		return h, 0, fmt.Errorf("batch header has impossible lengths %d and %d", voteLen, h.bodyLen)
+	}
+	if want, _ := headerSize(voteLen, h.bodyLen); h.headerLen != want {
+		return h, 0, fmt.Errorf("batch header is %d bytes long, want %d", h.headerLen, want)
+	}
+	if h.count < 0 || int64(h.count)*raft.EntryHeaderSize > h.bodyLen || (h.count == 0) != (h.bodyLen == 0) {
+		return h, 0, fmt.Errorf("batch claims %d entries in %d bytes", h.count, h.bodyLen)
+	}
+	if h.last.Index != h.prev.Index+raft.Index(h.count) {
+		return h, 0, fmt.Errorf("batch of %d entries leads from %v to %v", h.count, h.prev, h.last)
+	}
+	return h, voteLen, nil
+}
+
+// verdict says what the bytes of a batch are worth.
+type verdict struct {
+	reason string // "": intact
+	// torn: every damaged piece shows sectors that were never written. Otherwise bytes were changed after they were written.
+	torn bool
+}
+
+func intact() verdict                 { return verdict{} }
+func torn(reason string) verdict      { return verdict{reason: reason, torn: true} }
+func corrupted(reason string) verdict { return verdict{reason: reason} }
+
+// verifyBatch checks vote, page records and body of a batch whose fixed header is intact, and fills in the vote. b is the whole
+// batch with its padding.
+func verifyBatch(h *batchHeader, voteLen int, b []byte) verdict {
+	variable := b[batchFixedSize:h.headerLen]
+	if checksum(variable) != h.tableCRC {
+		// No sector of a header is ever all zero: each holds the magic, a page record, or the marker at the end.
+		for s := sectorSize; s < h.headerLen; s += sectorSize {
+			if isZero(b[s:min(s+sectorSize, len(b))]) {
+				return torn("part of the batch header was never written")
+			}
+		}
+		return corrupted("checksum of the batch's page table does not match")
+	}
+	if variable[len(variable)-1] != batchEndMarker {
+		return corrupted("batch header does not end in its marker")
+	}
+	h.hardState.VotedFor = raft.NodeID(variable[:voteLen])
+
+	table := variable[voteLen:]
+	result := intact()
+	for p := 0; p*pageSize < len(b); p++ {
+		crc, _ := pageChecksum(b, p, h.headerLen)
+		if crc == binary.LittleEndian.Uint32(table[p*pageRecordSize:]) {
+			continue
+		}
+		if !lostSector(b, p, h.headerLen, table[p*pageRecordSize+4]) {
+			return corrupted(fmt.Sprintf("page %d of batch %d does not match its checksum", p, h.seq))
+		}
+		result = torn(fmt.Sprintf("page %d of batch %d was not written completely", p, h.seq))
+	}
+	return result
+}
+
+// pageChecksum returns the checksum of the body's part in page p of a batch, and which of the page's sectors are not all zero:
+// bit i for sector i. Sectors that hold a part of the header never are.
+func pageChecksum(batch []byte, p, headerLen int) (crc uint32, used byte) {
+	from, to := p*pageSize, min((p+1)*pageSize, len(batch))
+	body := max(from, min(headerLen, to))
+	for s := from; s < to; s += sectorSize {
+		if s < headerLen || !isZero(batch[s:min(s+sectorSize, to)]) {
+			used |= 1 << ((s - from) / sectorSize)
+		}
+	}
+	return checksum(batch[body:to]), used
+}
+
+// lostSector reports whether a sector of page p reads all zero although it was not written so.
+func lostSector(batch []byte, p, headerLen int, used byte) bool {
+	from, to := p*pageSize, min((p+1)*pageSize, len(batch))
+	for s := from; s < to; s += sectorSize {
+		if used&(1<<((s-from)/sectorSize)) != 0 && isZero(batch[s:min(s+sectorSize, to)]) {
+			return true
+		}
+	}
+	return false
+}
+
+// decodeEntries hands out the entries of a verified batch, in order. They share b's bytes.
+func decodeEntries(h *batchHeader, b []byte, f func(e raft.Entry)) error {
+	body := b[h.headerLen:h.size()]
+	last := h.prev
+	for range h.count {
+		e, n, err := raft.DecodeEntry(body)
+		if err != nil {
+			return err
+		}
+		if e.Index != last.Index+1 || e.Term < last.Term {
+			return fmt.Errorf("entry %v does not follow %v", e.ID(), last)
+		}
+		f(e)
+		body, last = body[n:], e.ID()
+	}
+	if len(body) > 0 || h.count > 0 && last != h.last {
+		return fmt.Errorf("batch ends in entry %v with %d bytes left, want %v", last, len(body), h.last)
+	}
+	return nil
+}
+
+func isZero(b []byte) bool {
+	for len(b) >= 8 {
+		if binary.LittleEndian.Uint64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func putID(b []byte, id raft.EntryID) {
+	binary.LittleEndian.PutUint64(b, uint64(id.Term))
+	binary.LittleEndian.PutUint64(b[8:], uint64(id.Index))
+}
+
+func getID(b []byte) raft.EntryID {
+	return raft.EntryID{Term: raft.Term(binary.LittleEndian.Uint64(b)), Index: raft.Index(binary.LittleEndian.Uint64(b[8:]))}
+}

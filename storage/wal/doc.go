@@ -1,0 +1,48 @@
+// Package wal keeps a server's log, term and vote in files that survive crashes of the process and of the machine.
+//
+// # Files
+//
+// A directory belongs to one server and is locked while it is open. It holds
+//
+//	LOCK                   the lock
+//	0000000000000001.wal   segments of the log, numbered in hexadecimal
+//	next.spare             a segment made ahead, full of zeros
+//	vote                   term and vote once more
+//	snapshots/             see package storage/snapshot
+//	*.tmp                  files being made
+//
+// # Writing
+//
+// A batch is written by one write and made durable by one sync, and no batch is written before the sync of the one before has
+// returned. So at most one batch is ever in doubt. Segments are written full of zeros before they are used: a sync then has no
+// metadata to write, and whatever a crash kept from being written is known by its zeros. Every start begins a new segment, so that
+// no sector is ever appended to. Nothing is truncated either: a batch that begins at index i supersedes all entries from i on, and
+// if it turns out to be unfinished, the old ones are still there.
+//
+// Term and vote are in the log, and a second time in the vote file. Write returns when both are durable; the log is first, so that
+// a batch is there as a whole or not at all.
+//
+// An error from a write or a sync is final: nobody knows what is on the disk then, and a second sync that succeeds says nothing
+// about the first. Running out of space is different, since it is met while a segment is being prepared, before anything was
+// written: that is raft.ErrStorageFull, and goes away by itself. The last 64 KiB of a segment (a quarter of a smaller one) are kept
+// for hard states, no-ops and configurations, so that a server with a full disk can still vote and be reconfigured.
+//
+// # Recovery
+//
+// Open reads and verifies everything before it changes anything. What does not match its checksum is one of two things.
+//
+// Unfinished: it is the last batch, every damaged page of it shows sectors that read zero and were not written so, and nothing says
+// that its sync had returned. Then nobody was told that the batch is durable. It is left out, counted and logged.
+//
+// Damaged: anything else. A later batch, an idle record or the vote file says that the sync had returned; or the bytes are wrong
+// rather than missing. Open returns a *raft.CorruptionError and leaves everything as it is.
+//
+// Zeros from the end of a batch on are the end of the log, unless something says that there was more.
+//
+// Before Open returns, it writes the last batch again and syncs it. The process before may have been told that its sync failed, or
+// may have died before it: the batch could then be read from memory and yet never reach the disk.
+//
+// # Format
+//
+// The byte tables are in docs/storage-format.md.
+package wal

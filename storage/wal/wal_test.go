@@ -1,0 +1,473 @@
+package wal
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/vfs"
+)
+
+var (
+	ctx      = context.Background()
+	identity = raft.Identity{Cluster: "c", Node: "n1"}
+)
+
+// entry makes an entry as a leader would have stamped it.
+func entry(index raft.Index, term raft.Term, t raft.EntryType, data []byte) raft.Entry {
+	b := make([]byte, raft.EntryHeaderSize+len(data))
+	le := binary.LittleEndian
+	le.PutUint32(b, uint32(len(data)))
+	b[6] = byte(t)
+	le.PutUint64(b[8:], uint64(term))
+	le.PutUint64(b[16:], uint64(index))
+	copy(b[raft.EntryHeaderSize:], data)
+	le.PutUint32(b[24:], checksum(data))
+	le.PutUint32(b[28:], checksum(b[:28]))
+	e, _, err := raft.DecodeEntry(b)
+	if err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// commands makes n consecutive commands of one term.
+func commands(first raft.Index, n int, term raft.Term, size int) []raft.Entry {
+	es := make([]raft.Entry, n)
+	for i := range es {
+		data := make([]byte, size)
+		for j := range data {
+			data[j] = byte(uint64(first)+uint64(i)*7+uint64(j)*13+uint64(term)) | 1
+		}
+		es[i] = entry(first+raft.Index(i), term, raft.EntryCommand, data)
+	}
+	return es
+}
+
+// counter is a deterministic source of tags.
+func counter() func() uint64 {
+	n := uint64(0)
+	return func() uint64 { n++; return n * 0x9e3779b97f4a7c15 }
+}
+
+func smallOptions(fsys vfs.FS) Options {
+	return Options{FS: fsys, MinSegmentBytes: 16 << 10, MaxSegmentBytes: 32 << 10, Random: counter()}
+}
+
+func mustOpen(t *testing.T, w *WAL) raft.Recovered {
+	t.Helper()
+	rec, err := w.Open(ctx, identity)
+	require.NoError(t, err)
+	return rec
+}
+
+// reopen closes the log and opens it again.
+func reopen(t *testing.T, w *WAL) raft.Recovered {
+	t.Helper()
+	require.NoError(t, w.Close())
+	return mustOpen(t, w)
+}
+
+func requireEntries(t *testing.T, w *WAL, want []raft.Entry) {
+	t.Helper()
+	if len(want) == 0 {
+		return
+	}
+	lo, hi := want[0].Index, want[len(want)-1].Index+1
+	var got []raft.Entry
+	for at := lo; at < hi; {
+		es, err := w.Entries(at, hi, 1000)
+		require.NoError(t, err)
+		require.NotEmpty(t, es)
+		got = append(got, es...)
+		at += raft.Index(len(es))
+	}
+	require.Len(t, got, len(want))
+	for i := range want {
+		require.Equal(t, want[i].Frame(), got[i].Frame(), "entry %d", want[i].Index)
+	}
+}
+
+func TestBlankDirectoryGetsAnIdentity(t *testing.T) {
+	w := New("/data/n1", smallOptions(vfs.New(1)))
+	rec := mustOpen(t, w)
+	require.True(t, rec.Blank())
+	require.Equal(t, "c", rec.Identity.Cluster)
+	require.NotZero(t, rec.Identity.Replica)
+	require.EqualValues(t, 1, rec.Identity.Incarnation)
+
+	again := reopen(t, w)
+	require.True(t, again.Blank())
+	require.Equal(t, rec.Identity.Replica, again.Identity.Replica)
+	require.EqualValues(t, 2, again.Identity.Incarnation)
+	require.NoError(t, w.Close())
+}
+
+func TestWrittenBatchesAreThereAfterReopen(t *testing.T) {
+	for _, where := range []string{"simulated disk", "files"} {
+		t.Run(where, func(t *testing.T) {
+			opts, dir := smallOptions(vfs.New(1)), "/data"
+			if where == "files" {
+				opts.FS, dir = vfs.OS{}, t.TempDir()
+			}
+			w := New(dir, opts)
+			mustOpen(t, w)
+
+			all := commands(1, 3, 1, 100)
+			require.NoError(t, w.Write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 1, VotedFor: "n1"}, Entries: all}))
+			requireEntries(t, w, all)
+			rec := reopen(t, w)
+			require.Equal(t, raft.HardState{CurrentTerm: 1, VotedFor: "n1"}, rec.HardState)
+			require.EqualValues(t, 3, rec.LastIndex)
+			require.Equal(t, []raft.TermStart{{Index: 1, Term: 1}}, rec.Terms)
+			requireEntries(t, w, all)
+
+			config := entry(4, 2, raft.EntryConfiguration, []byte("members"))
+			all = append(all, config)
+			require.NoError(t, w.Write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 2}, Entries: all[3:]}))
+			for i := range 100 { // through several segments
+				es := commands(raft.Index(5+i*5), 5, 2, 200)
+				require.NoError(t, w.Write(raft.Batch{Entries: es}))
+				all = append(all, es...)
+				if i%10 == 0 {
+					require.NoError(t, w.Idle())
+					_, err := w.Prepare()
+					require.NoError(t, err)
+				}
+			}
+			requireEntries(t, w, all)
+			rec = reopen(t, w)
+			require.Equal(t, []raft.TermStart{{Index: 1, Term: 1}, {Index: 4, Term: 2}}, rec.Terms)
+			require.Len(t, rec.Configurations, 1)
+			require.Equal(t, config.Frame(), rec.Configurations[0].Frame())
+			require.EqualValues(t, 504, rec.LastIndex)
+			requireEntries(t, w, all)
+			require.Greater(t, w.Stats().Segments, 3)
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+func TestTruncationSupersedesWithoutTouchingWhatIsThere(t *testing.T) {
+	w := New("/data", smallOptions(vfs.New(1)))
+	mustOpen(t, w)
+	all := commands(1, 60, 1, 500)
+	for i := 0; i < 60; i += 3 {
+		require.NoError(t, w.Write(raft.Batch{Entries: all[i : i+3]}))
+	}
+	// An overwrite of the end, then one that reaches back over a segment, then a bare truncation.
+	require.NoError(t, w.Write(raft.Batch{TruncateFrom: 59, Entries: commands(59, 4, 2, 50)}))
+	require.NoError(t, w.Write(raft.Batch{TruncateFrom: 20, Entries: commands(20, 10, 3, 50)}))
+	all = append(all[:19:19], commands(20, 10, 3, 50)...)
+	requireEntries(t, w, all)
+	require.NoError(t, w.Write(raft.Batch{TruncateFrom: 29}))
+	all = all[:28]
+	requireEntries(t, w, all)
+	_, err := w.Entries(28, 30, 1000)
+	require.Error(t, err)
+
+	rec := reopen(t, w)
+	require.EqualValues(t, 28, rec.LastIndex)
+	require.Equal(t, []raft.TermStart{{Index: 1, Term: 1}, {Index: 20, Term: 3}}, rec.Terms)
+	requireEntries(t, w, all)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(29, 1, 4, 50)}))
+	requireEntries(t, w, append(all, commands(29, 1, 4, 50)...))
+	require.NoError(t, w.Close())
+}
+
+func TestCompactDropsWholeSegmentsAndKeepsTheRest(t *testing.T) {
+	fsys := vfs.New(1)
+	w := New("/data", smallOptions(fsys))
+	mustOpen(t, w)
+	hs := raft.HardState{CurrentTerm: 7, VotedFor: "n3"}
+	require.NoError(t, w.Write(raft.Batch{HardState: &hs}))
+	all := commands(1, 200, 7, 500)
+	for i := 0; i < 200; i += 4 {
+		require.NoError(t, w.Write(raft.Batch{Entries: all[i : i+4]}))
+	}
+	before := w.Stats().Segments
+	require.NoError(t, w.Compact(150))
+	require.Less(t, w.Stats().Segments, before)
+	_, err := w.Entries(1, 2, 1000)
+	require.ErrorIs(t, err, raft.ErrCompacted)
+	requireEntries(t, w, all[150:])
+
+	rec := reopen(t, w)
+	require.Equal(t, hs, rec.HardState)
+	require.LessOrEqual(t, rec.Compacted.Index, raft.Index(150))
+	require.NotZero(t, rec.Compacted.Index)
+	require.EqualValues(t, 7, rec.Compacted.Term)
+	require.Equal(t, []raft.TermStart{{Index: rec.Compacted.Index + 1, Term: 7}}, rec.Terms)
+	requireEntries(t, w, all[rec.Compacted.Index:])
+
+	require.NoError(t, w.Compact(200))
+	rec = reopen(t, w)
+	require.Equal(t, hs, rec.HardState)
+	require.EqualValues(t, 200, rec.LastIndex)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(201, 1, 7, 10)}))
+	require.NoError(t, w.Close())
+}
+
+func TestSnapshotResetsTheLog(t *testing.T) {
+	w := New("/data", smallOptions(vfs.New(1)))
+	mustOpen(t, w)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 10, 1, 50)}))
+
+	// §7: the entry at the snapshot's index is there with its term, so what follows stays.
+	require.NoError(t, w.Write(raft.Batch{Snapshot: &raft.SnapshotMeta{Index: 4, Term: 1}}))
+	_, err := w.Entries(4, 5, 1000)
+	require.ErrorIs(t, err, raft.ErrCompacted)
+	requireEntries(t, w, commands(1, 10, 1, 50)[4:])
+	rec := reopen(t, w)
+	require.Equal(t, raft.EntryID{Term: 1, Index: 4}, rec.Compacted)
+	require.EqualValues(t, 10, rec.LastIndex)
+
+	// It is not: the whole log goes.
+	require.NoError(t, w.Write(raft.Batch{Snapshot: &raft.SnapshotMeta{Index: 8, Term: 2}, Entries: commands(9, 2, 2, 50)}))
+	requireEntries(t, w, commands(9, 2, 2, 50))
+	rec = reopen(t, w)
+	require.Equal(t, raft.EntryID{Term: 2, Index: 8}, rec.Compacted)
+	require.EqualValues(t, 10, rec.LastIndex)
+	require.Equal(t, []raft.TermStart{{Index: 9, Term: 2}}, rec.Terms)
+	require.NoError(t, w.Close())
+}
+
+func TestSecondOpenIsLockedOut(t *testing.T) {
+	for name, fsys := range map[string]vfs.FS{"simulated disk": vfs.New(1), "files": vfs.OS{}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			a, b := New(dir, Options{FS: fsys}), New(dir, Options{FS: fsys})
+			mustOpen(t, a)
+			_, err := b.Open(ctx, identity)
+			require.ErrorIs(t, err, raft.ErrLocked)
+			require.NoError(t, a.Close())
+			mustOpen(t, b)
+			require.NoError(t, b.Close())
+		})
+	}
+}
+
+func TestDirectoryOfAnotherServerIsRefused(t *testing.T) {
+	w := New("/data", smallOptions(vfs.New(1)))
+	_, err := w.Open(ctx, raft.Identity{Node: "n1"}) // the cluster is not known yet
+	require.NoError(t, err)
+	require.Equal(t, "c", reopen(t, w).Identity.Cluster)
+	require.NoError(t, w.Close())
+	for what, id := range map[string]raft.Identity{
+		"cluster": {Cluster: "other", Node: "n1"},
+		"node":    {Cluster: "c", Node: "n2"},
+	} {
+		_, err := w.Open(ctx, id)
+		var wrong *raft.IdentityError
+		require.ErrorAs(t, err, &wrong)
+		require.Equal(t, what, wrong.What)
+	}
+	rec, err := w.Open(ctx, raft.Identity{})
+	require.NoError(t, err)
+	require.Equal(t, raft.NodeID("n1"), rec.Identity.Node)
+	require.EqualValues(t, 3, rec.Identity.Incarnation) // a refused Open does not count
+	require.NoError(t, w.Close())
+}
+
+func TestImpossibleBatchesAreRefused(t *testing.T) {
+	for name, b := range map[string]raft.Batch{
+		"gap":                {Entries: commands(7, 1, 2, 10)},
+		"falling term":       {Entries: commands(6, 1, 1, 10)},
+		"no frame":           {Entries: []raft.Entry{{Index: 6, Term: 2}}},
+		"truncation":         {TruncateFrom: 7},
+		"term goes back":     {HardState: &raft.HardState{CurrentTerm: 1}},
+		"vote is taken back": {HardState: &raft.HardState{CurrentTerm: 2}},
+		"second vote":        {HardState: &raft.HardState{CurrentTerm: 2, VotedFor: "b"}},
+		"name too long":      {HardState: &raft.HardState{CurrentTerm: 3, VotedFor: raft.NodeID(make([]byte, 300))}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := New("/data", smallOptions(vfs.New(1)))
+			mustOpen(t, w)
+			hs := raft.HardState{CurrentTerm: 2, VotedFor: "a"}
+			require.NoError(t, w.Write(raft.Batch{HardState: &hs, Entries: commands(1, 5, 2, 10)}))
+			require.Error(t, w.Write(b))
+			require.Error(t, w.Write(raft.Batch{Entries: commands(6, 1, 2, 10)}), "an error is final")
+			rec := reopen(t, w)
+			require.Equal(t, hs, rec.HardState)
+			require.EqualValues(t, 5, rec.LastIndex)
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+func TestFailedSyncIsFinal(t *testing.T) {
+	fsys := vfs.New(1)
+	w := New("/data", smallOptions(fsys))
+	mustOpen(t, w)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 1, 1, 10)}))
+	failures := 1
+	fsys.SetFault(func(op vfs.Op) error {
+		if op.Kind == vfs.OpSync && failures > 0 {
+			failures--
+			return vfs.ErrIO
+		}
+		return nil
+	})
+	require.ErrorIs(t, w.Write(raft.Batch{Entries: commands(2, 1, 1, 10)}), vfs.ErrIO)
+	// The next sync would succeed, without writing what this one lost.
+	require.ErrorIs(t, w.Write(raft.Batch{Entries: commands(2, 1, 1, 10)}), vfs.ErrIO)
+	require.ErrorIs(t, w.Idle(), vfs.ErrIO)
+	require.ErrorIs(t, w.Compact(1), vfs.ErrIO)
+	require.NoError(t, w.Close())
+
+	// Another process reads the batch from memory and cannot know. Once it has said that it is there, it must stay there.
+	rec := mustOpen(t, w)
+	for seed := range uint64(20) {
+		fsys.Reseed(seed)
+		after := New("/data", smallOptions(fsys.Clone().Crash()))
+		require.Equal(t, rec.LastIndex, mustOpen(t, after).LastIndex)
+		require.NoError(t, after.Close())
+	}
+	require.NoError(t, w.Close())
+}
+
+func TestFullDiskRefusesCommandsAndLeavesRoomForVotes(t *testing.T) {
+	fsys := vfs.New(1)
+	w := New("/data", smallOptions(fsys))
+	mustOpen(t, w)
+	fsys.SetSpace(0)
+	next, term := raft.Index(1), raft.Term(1)
+	var err error
+	for err == nil {
+		if err = w.Write(raft.Batch{Entries: commands(next, 1, term, 400)}); err == nil {
+			next++
+		}
+	}
+	require.ErrorIs(t, err, raft.ErrStorageFull)
+	_, err = w.Prepare()
+	require.ErrorIs(t, err, raft.ErrStorageFull)
+
+	require.NoError(t, w.Write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 2, VotedFor: "n2"}}))
+	require.NoError(t, w.Write(raft.Batch{Entries: []raft.Entry{entry(next, 2, raft.EntryNoOp, nil)}}))
+	next++
+	require.NoError(t, w.Write(raft.Batch{Entries: []raft.Entry{entry(next, 2, raft.EntryConfiguration, []byte("x"))}}))
+	next++
+	require.ErrorIs(t, w.Write(raft.Batch{Entries: commands(next, 1, 2, 400)}), raft.ErrStorageFull)
+
+	fsys.SetSpace(-1)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(next, 1, 2, 400)}))
+	rec := reopen(t, w)
+	require.Equal(t, next, rec.LastIndex)
+	require.Equal(t, raft.HardState{CurrentTerm: 2, VotedFor: "n2"}, rec.HardState)
+	require.NoError(t, w.Close())
+}
+
+func TestBatchLargerThanASegmentGetsOneOfItsOwn(t *testing.T) {
+	w := New("/data", smallOptions(vfs.New(1)))
+	mustOpen(t, w)
+	big := commands(1, 3, 1, 100_000)
+	clear(big[1].Frame()[raft.EntryHeaderSize:]) // zeros are content like any other
+	big[1] = entry(2, 1, raft.EntryCommand, make([]byte, 100_000))
+	require.NoError(t, w.Write(raft.Batch{Entries: big}))
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(4, 1, 1, 10)}))
+	requireEntries(t, w, big)
+	require.EqualValues(t, 4, reopen(t, w).LastIndex)
+	requireEntries(t, w, big)
+	require.NoError(t, w.Close())
+}
+
+func TestEntriesRespectsMaxBytes(t *testing.T) {
+	w := New("/data", smallOptions(vfs.New(1)))
+	mustOpen(t, w)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 10, 1, 68)})) // frames of 100 bytes
+	for _, c := range []struct{ max, want int }{{0, 1}, {100, 1}, {199, 1}, {200, 2}, {1000, 10}, {5000, 10}} {
+		es, err := w.Entries(1, 11, c.max)
+		require.NoError(t, err)
+		require.Len(t, es, c.want, "at most %d bytes", c.max)
+	}
+	es, err := w.Entries(3, 5, 5000)
+	require.NoError(t, err)
+	require.Len(t, es, 2)
+	require.NoError(t, w.Close())
+	_, err = w.Entries(3, 5, 5000)
+	require.ErrorIs(t, err, errClosed)
+}
+
+// TestIndexDoesNotGrowWithTheNumberOfEntries fills the index like a log of 10⁷ entries of 64 bytes in segments of 64 MiB.
+func TestIndexDoesNotGrowWithTheNumberOfEntries(t *testing.T) {
+	const entries, frame, perBatch = 10_000_000, 64, 4
+	x := logIndex{cut: true}
+	var seg *segment
+	offset := int64(64 << 20)
+	for i := raft.Index(1); i <= entries; i++ {
+		if i%perBatch == 1 {
+			if offset += sectorSize; offset >= 64<<20 {
+				seg, offset = &segment{}, segmentHeaderSize
+			}
+		}
+		x.add(raft.EntryID{Term: 1 + raft.Term(i/1_000_000), Index: i}, raft.EntryCommand, seg, offset)
+	}
+	marks := 0
+	for i := range x.runs {
+		marks += cap(x.runs[i].marks)
+	}
+	require.LessOrEqual(t, len(x.runs), 20)
+	require.Less(t, marks*16, 1<<20, "bytes of marks")
+	require.Len(t, x.terms, 11)
+	for _, index := range []raft.Index{1, 2, 999_999, 5_000_000, entries} {
+		r, _ := x.find(index)
+		require.True(t, r.first <= index && index <= r.last)
+	}
+}
+
+// TestPrepareAndEntriesRunBesideWrite is for the race detector, and checks that readers see whole, right entries meanwhile.
+func TestPrepareAndEntriesRunBesideWrite(t *testing.T) {
+	w := New(t.TempDir(), Options{MinSegmentBytes: 16 << 10, MaxSegmentBytes: 64 << 10})
+	mustOpen(t, w)
+	all := commands(1, 600, 1, 400)
+	require.NoError(t, w.Write(raft.Batch{Entries: all[:1]}))
+	stop, done := make(chan struct{}), make(chan error, 2)
+	loop := func(f func() error) {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := f(); err != nil {
+				done <- err
+				return
+			}
+		}
+	}
+	go loop(func() error { _, err := w.Prepare(); return err })
+	var last atomic.Uint64
+	last.Store(1)
+	go loop(func() error {
+		hi := raft.Index(last.Load())
+		es, err := w.Entries(hi, hi+1, 1000)
+		switch {
+		case errors.Is(err, raft.ErrCompacted):
+			return nil
+		case err == nil && !bytes.Equal(es[0].Frame(), all[hi-1].Frame()):
+			return fmt.Errorf("entry %d is wrong", hi)
+		}
+		return err
+	})
+	for i := 1; i < len(all); i++ {
+		require.NoError(t, w.Write(raft.Batch{Entries: all[i : i+1]}))
+		last.Store(uint64(i + 1))
+		if i%100 == 0 {
+			require.NoError(t, w.Compact(raft.Index(i-50)))
+		}
+	}
+	close(stop)
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
+	require.NoError(t, w.Close())
+	_, err := w.Prepare()
+	require.ErrorIs(t, err, errClosed)
+}
