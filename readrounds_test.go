@@ -1,0 +1,141 @@
+package raft
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// readingNode makes as much of a node as reads need. The test is its loop, and plays the other servers.
+func readingNode(view LeaderChange) *Node {
+	n := new(Node)
+	n.cfg.ID, n.cfg.Core, n.view = "a", CoreConfig{}.withDefaults(), view
+	n.ident.Store(new(Identity))
+	n.inbox.init(1<<20, 1<<20)
+	n.inbox.open()
+	return n
+}
+
+// sent returns what the node has sent since the last call.
+func (n *Node) sent() []Message {
+	var ms []Message
+	for i := range n.out {
+		ms = append(ms, n.out[i].ms...)
+	}
+	n.out = nil
+	return ms
+}
+
+func (b *readBatch) ended() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// join adds a read, as Node.Read does.
+func (n *Node) join(t *testing.T) *readBatch {
+	t.Helper()
+	b, err := n.inbox.joinRead()
+	require.NoError(t, err)
+	return b
+}
+
+// Dissertation §6.4: a follower "asks the leader for its current readIndex", and goes on once it has applied that. Nothing else ends
+// the read: not a refusal, which leaves it waiting for another try, and not somebody else's answer (SAFETY inv 16).
+func TestReadThatIsPassedOnEndsByTheLeadersAnswer(t *testing.T) {
+	n := readingNode(LeaderChange{Term: 2, Role: Follower, Leader: "b"})
+	b := n.join(t)
+	now := time.Second
+	n.placeReads(now)
+	ms := n.sent()
+	require.Len(t, ms, 1)
+	require.Equal(t, NodeID("b"), ms[0].To)
+	require.Equal(t, ForwardRead{}, ms[0].Body)
+	n.handleForwardReadReply(now, Header{From: "c", To: "a", Term: 2, Request: ms[0].Request}, ForwardReadReply{})
+	n.handleForwardReadReply(now, Header{From: "b", To: "a", Term: 2, Request: ms[0].Request + 1}, ForwardReadReply{})
+	require.False(t, b.ended())
+
+	n.handleForwardReadReply(now, Header{From: "b", To: "a", Term: 2, Request: ms[0].Request}, ForwardReadReply{Refusal: RefusedNotLeader})
+	require.False(t, b.ended())
+	n.placeReads(now)
+	require.Empty(t, n.sent(), "not at once")
+	now += n.cfg.Core.HeartbeatInterval
+	n.placeReads(now)
+	ms = n.sent()
+	require.Len(t, ms, 1)
+	n.handleForwardReadReply(now, Header{From: "b", To: "a", Term: 2, Request: ms[0].Request}, ForwardReadReply{Index: 2})
+	require.False(t, b.ended(), "nothing is applied yet")
+	n.table.complete(entriesAt(2, 1, 2), make([]any, 1))
+	require.False(t, b.ended())
+	n.table.complete(entriesAt(2, 2, 3), make([]any, 1))
+	require.True(t, b.ended())
+	require.NoError(t, b.err)
+}
+
+// SAFETY inv 30: a read that is not answered in time is asked again.
+func TestReadThatIsNotAnsweredIsAskedAgain(t *testing.T) {
+	n := readingNode(LeaderChange{Term: 2, Role: Follower, Leader: "b"})
+	b := n.join(t)
+	n.placeReads(0)
+	require.Len(t, n.sent(), 1)
+	now := n.forwardDeadline(0)
+	n.expireForwards(now)
+	n.placeReads(now)
+	ms := n.sent()
+	require.Len(t, ms, 1)
+	n.handleForwardReadReply(now, Header{From: "b", To: "a", Term: 2, Request: ms[0].Request}, ForwardReadReply{})
+	require.True(t, b.ended())
+}
+
+// SAFETY §3: acknowledgement of a round that began before the read. A read that comes when the batch before it has gone to the leader
+// belongs to the next one.
+func TestLaterReadBelongsToALaterRound(t *testing.T) {
+	n := readingNode(LeaderChange{Term: 2, Role: Follower, Leader: "b"})
+	first := n.join(t)
+	require.Equal(t, first, n.join(t), "they wait for the same round")
+	n.placeReads(0)
+	asked := n.sent()
+	require.Len(t, asked, 1)
+	second := n.join(t)
+	n.handleForwardReadReply(0, Header{From: "b", To: "a", Term: 2, Request: asked[0].Request}, ForwardReadReply{})
+	require.True(t, first.ended())
+	require.False(t, second.ended())
+	n.placeReads(0)
+	require.Len(t, n.sent(), 1)
+}
+
+// The leader's half: followers get the index to wait for once the round is confirmed, and a refusal if leadership was lost before;
+// the leader's own reads then wait for the next leader (SAFETY inv 16).
+func TestLeaderAnswersReadsOfFollowers(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		l, a := newServer(t, "a b c")
+		l.office(a, "b")
+		n := readingNode(LeaderChange{Term: 2, Role: Leader, Leader: "a"})
+		n.core = a.core
+		own := n.join(t)
+		n.fwd.readAskers = []Header{{From: "c", To: "a", Request: 7}}
+		n.placeReads(l.now)
+		require.Empty(t, n.sent())
+		res := ReadResult{ID: n.fwd.rounds[0].id, Index: 2}
+		want := ForwardReadReply{Index: 2}
+		if lost {
+			res = ReadResult{ID: res.ID, Err: &NotLeaderError{}}
+			want = ForwardReadReply{Refusal: RefusedNotLeader}
+		}
+		n.handleReadResult(l.now, res)
+		ms := n.sent()
+		require.Len(t, ms, 1)
+		require.Equal(t, NodeID("c"), ms[0].To)
+		require.Equal(t, uint64(7), ms[0].Request)
+		require.Equal(t, want, ms[0].Body)
+		n.table.complete(entriesAt(2, 1, 2), make([]any, 1))
+		require.False(t, own.ended(), "2 is not applied")
+		n.table.complete(entriesAt(2, 2, 3), make([]any, 1))
+		require.Equal(t, !lost, own.ended())
+		require.Equal(t, lost, len(n.fwd.reads) == 1, "it waits for the next leader")
+	}
+}
