@@ -1,0 +1,104 @@
+package raft_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/steadyraft/raft"
+	memstorage "github.com/steadyraft/raft/storage/memory"
+	"github.com/steadyraft/raft/storage/wal"
+	memtransport "github.com/steadyraft/raft/transport/memory"
+	"github.com/steadyraft/raft/transport/tcp"
+)
+
+// discard is a state machine that does nothing, so that a benchmark measures the rest.
+type discard struct{ journal }
+
+func (*discard) Apply([]raft.Entry, []any) error { return nil }
+
+// BenchmarkPropose measures a command of 256 bytes through three nodes in one process, over a network and storages in memory: all
+// the processor's work but that of system calls.
+func BenchmarkPropose(b *testing.B) {
+	network := memtransport.NewNetwork()
+	benchmarkPropose(b, func(id raft.NodeID) (raft.Storage, raft.Transport, string) {
+		return memstorage.New(), network.Transport(id), string(id)
+	})
+}
+
+// BenchmarkProposeDurably is the same as it is meant to be used: logs on disk, synced, and TCP over loopback.
+func BenchmarkProposeDurably(b *testing.B) {
+	benchmarkPropose(b, func(id raft.NodeID) (raft.Storage, raft.Transport, string) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(b, err)
+		tr, err := tcp.New(tcp.Config{Listener: l})
+		require.NoError(b, err)
+		return wal.New(b.TempDir(), wal.Options{}), tr, l.Addr().String()
+	})
+}
+
+func benchmarkPropose(b *testing.B, parts func(raft.NodeID) (raft.Storage, raft.Transport, string)) {
+	conf := raft.Configuration{ClusterID: "bench"}
+	var storages []raft.Storage
+	var transports []raft.Transport
+	for _, id := range []raft.NodeID{"n1", "n2", "n3"} {
+		st, tr, address := parts(id)
+		storages, transports = append(storages, st), append(transports, tr)
+		conf.Servers = append(conf.Servers, raft.Server{ID: id, Address: address})
+	}
+	var nodes []*raft.Node
+	for i, s := range conf.Servers {
+		require.NoError(b, raft.Bootstrap(b.Context(), storages[i], s.ID, conf))
+		n, err := raft.NewNode(raft.Config{ID: s.ID, StateMachine: &discard{}, Storage: storages[i], Transport: transports[i]})
+		require.NoError(b, err)
+		require.NoError(b, n.Start(b.Context()))
+		nodes = append(nodes, n)
+	}
+	defer func() {
+		for _, n := range nodes {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			require.NoError(b, n.Stop(ctx))
+			cancel()
+		}
+	}()
+	_, err := nodes[0].Propose(b.Context(), nil)
+	require.NoError(b, err)
+	leader := nodes[0]
+	for _, n := range nodes {
+		if n.Leadership().Role == raft.Leader {
+			leader = n
+		}
+	}
+	for _, clients := range []int{1, 16, 256, 1024} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { proposeFrom(b, leader, clients) })
+	}
+}
+
+// proposeFrom proposes b.N commands from so many clients, each of which waits for the answer before the next.
+func proposeFrom(b *testing.B, leader *raft.Node, clients int) {
+	cmd := make([]byte, 256)
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var wg sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range clients {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := leader.Propose(context.Background(), cmd); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+}
