@@ -1,0 +1,425 @@
+// Package agent is one node's half of the orchestrator. It runs what the managers have committed, keeps it running by itself, reports
+// how it goes, and goes on with all of that when no manager answers.
+//
+// Three things decide what happens on a node:
+//   - the newest assignments that it accepted. They carry the leader's epoch and the index of the log entry that they come from; the agent
+//     keeps the highest pair that it has acted on, on disk, and refuses anything lower. So a leader that has been deposed without knowing
+//     it can delay a node but never contradict what its successor has said.
+//   - what the runtime finds on the node when the agent starts. A new agent adopts it; nothing is stopped because an agent was.
+//   - each task's own restart policy and health check, which need no manager at all.
+//
+// A task with published ports is told where to listen in its environment: HOST, PORT (for the first target port) and PORT_<target> for
+// each. The ports are free ones of the node's own address, new for every start, and reported as the task's endpoints.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/steadyraft/raft/examples/orchestrator/cluster"
+	"github.com/steadyraft/raft/examples/orchestrator/publish"
+	"github.com/steadyraft/raft/examples/orchestrator/runtime"
+)
+
+// Options configures an Agent. Node, Host, Directory, Runtime, Dial and Managers are required.
+type Options struct {
+	Node      cluster.NodeID
+	Host      string // the node's own address, without port: tasks and published ports listen on it
+	Directory string // of the agent's state, made if absent; one agent at a time
+	Runtime   runtime.Runtime
+	Dial      func(address string) Managers // makes a client for one manager; must not block
+	Managers  []string                      // addresses to begin with
+
+	Address   string // of the agent's own API, for the managers to show
+	Role      cluster.Role
+	Labels    map[string]string
+	Resources cluster.Resources
+
+	HeartbeatInterval time.Duration // ± 10 %. Default 1 s
+	RequestTimeout    time.Duration // for one manager to answer a heartbeat. Default 1 s
+	WatchTimeout      time.Duration // for one manager to answer a watch. Default 30 s
+	// DrainDelay is what a task that takes traffic gets between leaving the endpoint tables and SIGTERM, so that every node has heard
+	// of it. Default 1.2 s, a little more than the longest heartbeat interval.
+	DrainDelay  time.Duration
+	StopOnExit  bool // stop the tasks when Run ends; default: leave them running for the next agent
+	Publish     publish.Options
+	Logger      *slog.Logger // default: none
+	KeepStopped int          // instances whose logs are kept after their end. Default 20
+}
+
+func (o *Options) fill() error {
+	var errs []error
+	for name, missing := range map[string]bool{
+		"Node": o.Node == "", "Host": o.Host == "", "Directory": o.Directory == "", "Runtime": o.Runtime == nil, "Dial": o.Dial == nil,
+		"Managers": len(o.Managers) == 0,
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("agent options: %s is required", name))
+		}
+	}
+	setDefault(&o.HeartbeatInterval, time.Second)
+	setDefault(&o.RequestTimeout, time.Second)
+	setDefault(&o.WatchTimeout, 30*time.Second)
+	setDefault(&o.DrainDelay, 1200*time.Millisecond)
+	setDefault(&o.KeepStopped, 20)
+	if o.Role == "" {
+		o.Role = cluster.RoleWorker
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Publish.Host, o.Publish.Logger = o.Host, o.Logger
+	return errors.Join(errs...)
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field <= 0 {
+		*field = value
+	}
+}
+
+// Agent runs one node. Make it with New, run it with Run, once.
+type Agent struct {
+	opts    Options
+	session string
+	state   *stateFile
+	pool    *pool
+	proxy   *publish.Proxy
+	changed chan struct{} // holds one token when a heartbeat should go out at once
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	accepted Assignments // the newest; its fence is >= the one on disk
+	tasks    map[cluster.TaskID]*task
+	stopped  []string // instances without a task, the oldest first
+}
+
+// New opens the agent's directory. ErrInUse if another agent has it.
+func New(opts Options) (*Agent, error) {
+	if err := opts.fill(); err != nil {
+		return nil, err
+	}
+	state, err := openState(opts.Directory)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		opts: opts, session: rand.Text(), state: state, changed: make(chan struct{}, 1), tasks: make(map[cluster.TaskID]*task),
+	}
+	if a.accepted, err = state.load(); err != nil {
+		return nil, errors.Join(err, state.close())
+	}
+	a.pool = newPool(opts.Dial, opts.Managers, opts.RequestTimeout)
+	a.pool.setAddresses(a.accepted.Managers)
+	return a, nil
+}
+
+// Run adopts what runs on the node and works until ctx is done, which is no error, or another agent takes the node over, which is
+// ErrSuperseded. Tasks are left running unless Options.StopOnExit says otherwise. The agent cannot be used afterwards.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	instances, err := a.opts.Runtime.Adopt(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("adopt the node's tasks: %w", err), a.state.close())
+	}
+	a.proxy = publish.New(a.opts.Publish)
+	a.adopt(ctx, instances)
+
+	a.running.Go(func() { a.watch(ctx) })
+	a.heartbeats(ctx, cancel)
+	a.running.Wait()
+	if a.opts.StopOnExit {
+		err = a.sayGoodbye()
+	}
+	a.proxy.Close()
+	if cause := context.Cause(ctx); errors.Is(cause, ErrSuperseded) {
+		err = errors.Join(err, fmt.Errorf("node %s: %w", a.opts.Node, cause))
+	}
+	return errors.Join(err, a.state.close())
+}
+
+// Session returns the name of this run of the agent, which it registers with.
+func (a *Agent) Session() string { return a.session }
+
+// Fence returns the highest fence that the agent has accepted.
+func (a *Agent) Fence() cluster.Fence {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.accepted.Fence
+}
+
+// Tasks returns how the node's tasks are, by ID.
+func (a *Agent) Tasks() []cluster.ReportedTask {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	reports := make([]cluster.ReportedTask, 0, len(a.tasks))
+	for id, t := range a.tasks {
+		reports = append(reports, cluster.ReportedTask{ID: id, Status: t.status})
+	}
+	slices.SortFunc(reports, func(x, y cluster.ReportedTask) int { return strings.Compare(string(x.ID), string(y.ID)) })
+	return reports
+}
+
+// adopt makes a task of every instance that the runtime has, as the labels describe it, and applies the assignments of the last agent.
+func (a *Agent) adopt(ctx context.Context, instances []runtime.Instance) {
+	wanted := make(map[string]*cluster.Task)
+	for _, t := range a.accepted.Tasks {
+		wanted[string(t.ID)] = t
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	slices.SortFunc(instances, func(x, y runtime.Instance) int { return x.Exit.At.Compare(y.Exit.At) })
+	for _, instance := range instances {
+		labels, err := parseLabels(instance.Spec.Labels)
+		switch {
+		case err != nil:
+			a.opts.Logger.Warn("leaving alone what this agent has not started", "instance", instance.Spec.ID, "error", err)
+		case !instance.Running && wanted[instance.Spec.ID] == nil:
+			a.stopped = append(a.stopped, instance.Spec.ID)
+		default:
+			if t := wanted[instance.Spec.ID]; t != nil {
+				labels.Task.Desired, labels.Task.Health = t.Desired, t.Health // what the managers want and knew of it
+			}
+			a.opts.Logger.Info("adopted", "task", labels.Task.ID, "running", instance.Running)
+			a.startTask(ctx, &labels.Task, &adopted{instance: instance, labels: labels})
+		}
+	}
+	a.applyLocked(ctx)
+}
+
+// heartbeats registers the node and reports every second, and at once when a task's state changes. One request is under way at a time.
+func (a *Agent) heartbeats(ctx context.Context, cancel context.CancelCauseFunc) {
+	registered := false
+	for ctx.Err() == nil {
+		if !registered {
+			registered = a.register(ctx) == nil
+		}
+		if registered {
+			answer, err := a.beat(ctx)
+			switch {
+			case errors.Is(err, ErrSuperseded):
+				cancel(err)
+				return
+			case errors.Is(err, ErrUnknownNode):
+				registered = false
+			case err != nil:
+				a.opts.Logger.Debug("heartbeat", "error", err)
+			default:
+				a.accept(ctx, answer)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-a.changed:
+		case <-time.After(jitter(a.opts.HeartbeatInterval)):
+		}
+	}
+}
+
+// jitter spreads the nodes' heartbeats: d ± 10 %.
+func jitter(d time.Duration) time.Duration {
+	return d - d/10 + mathrand.N(d/5+1)
+}
+
+func (a *Agent) register(ctx context.Context) error {
+	r := Registration{
+		Node: a.opts.Node, Session: a.session, Address: a.opts.Address, Role: a.opts.Role, Labels: a.opts.Labels, Resources: a.opts.Resources,
+	}
+	err := a.pool.each(ctx, a.opts.RequestTimeout, func(ctx context.Context, m Managers) error { return m.Register(ctx, r) })
+	if err != nil {
+		a.opts.Logger.Debug("register", "error", err)
+	}
+	return err
+}
+
+func (a *Agent) beat(ctx context.Context) (answer Assignments, err error) {
+	h := Heartbeat{Node: a.opts.Node, Session: a.session, Fence: a.Fence(), Tasks: a.Tasks()}
+	for _, problem := range a.proxy.Problems() {
+		h.Problems = append(h.Problems, problem)
+	}
+	slices.Sort(h.Problems)
+	err = a.pool.each(ctx, a.opts.RequestTimeout, func(ctx context.Context, m Managers) (err error) {
+		answer, err = m.Heartbeat(ctx, h)
+		return err
+	})
+	return answer, err
+}
+
+// watch learns of new assignments without waiting for the next heartbeat.
+func (a *Agent) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		known := a.Fence()
+		var answer Assignments
+		err := a.pool.each(ctx, a.opts.WatchTimeout, func(ctx context.Context, m Managers) (err error) {
+			answer, err = m.Watch(ctx, WatchRequest{Node: a.opts.Node, Session: a.session, Known: known})
+			return err
+		})
+		if err == nil {
+			a.accept(ctx, answer)
+		}
+		if err == nil && known.Less(answer.Fence) {
+			continue
+		}
+		// An error, or nothing new: at most one request per heartbeat interval, however soon it came back.
+		select {
+		case <-ctx.Done():
+		case <-time.After(jitter(a.opts.HeartbeatInterval) - time.Since(began)):
+		}
+	}
+}
+
+// accept makes an answer what the node acts on, unless something newer has been accepted before.
+func (a *Agent) accept(ctx context.Context, answer Assignments) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if answer.Fence.Less(a.accepted.Fence) {
+		level := slog.LevelDebug // a manager that lags behind
+		if answer.Fence.Epoch < a.accepted.Fence.Epoch {
+			level = slog.LevelWarn
+		}
+		a.opts.Logger.Log(ctx, level, "refused assignments of the past", "fence", answer.Fence, "accepted", a.accepted.Fence)
+		return
+	}
+	if answer.Fence.Epoch > a.accepted.Fence.Epoch {
+		a.beatSoon() // the new leader gives no work to nodes that it has not heard
+	}
+	if len(answer.Managers) == 0 {
+		answer.Managers = a.accepted.Managers
+	}
+	if answer.asksFor(a.accepted) {
+		a.accepted.Fence = answer.Fence // only a later word for the same: nothing to do, so nothing to remember on disk
+		return
+	}
+	// On disk before anything is done: after a crash in between, a stale leader must not undo it.
+	if err := a.state.save(answer); err != nil {
+		a.opts.Logger.Error("cannot remember new assignments, so they are not followed; is the disk full?", "error", err)
+		return
+	}
+	a.accepted = answer
+	a.pool.setAddresses(answer.Managers)
+	a.applyLocked(ctx)
+}
+
+// asksFor reports that a node has nothing to do when it goes from b to a. What it has itself reported does not count.
+func (a Assignments) asksFor(b Assignments) bool {
+	wishes := func(tasks []*cluster.Task) map[cluster.TaskID]cluster.Desired {
+		m := make(map[cluster.TaskID]cluster.Desired, len(tasks))
+		for _, t := range tasks {
+			m[t.ID] = t.Desired
+		}
+		return m
+	}
+	return reflect.DeepEqual(wishes(a.Tasks), wishes(b.Tasks)) && slices.Equal(a.Managers, b.Managers) &&
+		(len(a.Services) == 0 && len(b.Services) == 0 || reflect.DeepEqual(a.Services, b.Services))
+}
+
+// applyLocked brings the node towards the accepted assignments. It only gives orders; the tasks' own goroutines carry them out.
+func (a *Agent) applyLocked(ctx context.Context) {
+	a.proxy.Set(a.accepted.Services)
+	if a.accepted.Fence == (cluster.Fence{}) {
+		return // the node has never been told anything, least of all to stop what it runs
+	}
+	wanted := make(map[cluster.TaskID]bool)
+	for _, assigned := range a.accepted.Tasks {
+		wanted[assigned.ID] = true
+		t := a.tasks[assigned.ID]
+		if t == nil {
+			t = a.startTask(ctx, assigned, nil)
+		}
+		if assigned.Desired != cluster.DesiredRunning {
+			t.stop()
+		}
+	}
+	for id, t := range a.tasks {
+		if !wanted[id] {
+			t.forget()
+		}
+	}
+}
+
+// startTask gives a task its goroutine.
+func (a *Agent) startTask(ctx context.Context, spec *cluster.Task, from *adopted) *task {
+	t := newTask(a, spec, from)
+	if spec.Desired != cluster.DesiredRunning { // before it can begin
+		t.stop()
+	}
+	a.tasks[spec.ID] = t
+	a.running.Go(func() { t.run(ctx, from) })
+	return t
+}
+
+// report publishes a task's status, and has it sent at once.
+func (a *Agent) report(t *task, change func(*cluster.TaskStatus)) {
+	a.mu.Lock()
+	change(&t.status)
+	state, text := t.status.State, t.status.Error
+	a.mu.Unlock()
+	a.opts.Logger.Info("task", "task", t.spec.ID, "state", state, "error", text)
+	a.beatSoon()
+}
+
+// beatSoon has a heartbeat sent at once.
+func (a *Agent) beatSoon() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// forgotten ends a task that nobody wants to know about any more. Its output is kept for a while.
+func (a *Agent) forgotten(ctx context.Context, t *task) {
+	a.mu.Lock()
+	delete(a.tasks, t.spec.ID)
+	a.stopped = append(a.stopped, t.instance())
+	var old []string
+	if n := len(a.stopped) - a.opts.KeepStopped; n > 0 {
+		old, a.stopped = slices.Clone(a.stopped[:n]), a.stopped[n:]
+	}
+	a.mu.Unlock()
+	for _, id := range old {
+		if err := a.opts.Runtime.Remove(ctx, id); err != nil {
+			a.opts.Logger.Warn("remove an ended instance", "instance", id, "error", err)
+		}
+	}
+}
+
+// sayGoodbye stops all tasks and tells the managers.
+func (a *Agent) sayGoodbye() error {
+	var mu sync.Mutex
+	var errs []error
+	var stopping sync.WaitGroup
+	for _, t := range a.tasks { // every goroutine that would change it has ended
+		if t.status.State.Final() {
+			continue
+		}
+		stopping.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), t.grace()+30*time.Second)
+			defer cancel()
+			if err := a.opts.Runtime.Stop(ctx, t.instance(), t.grace()); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+				return
+			}
+			a.report(t, func(s *cluster.TaskStatus) { s.State, s.Error = cluster.TaskShutdown, "its agent was stopped" })
+		})
+	}
+	stopping.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), a.opts.RequestTimeout)
+	defer cancel()
+	if _, err := a.beat(ctx); err != nil {
+		a.opts.Logger.Warn("the managers do not know yet that the tasks were stopped", "error", err)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,367 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/steadyraft/raft/examples/orchestrator/cluster"
+	"github.com/steadyraft/raft/examples/orchestrator/runtime"
+)
+
+// Docker's figures for restarts, and for the time between SIGTERM and SIGKILL.
+const (
+	minBackoff   = 100 * time.Millisecond
+	maxBackoff   = time.Minute
+	stableRun    = 10 * time.Second // a run that lasted this long makes the next back-off the first one again
+	defaultGrace = 10 * time.Second
+	retryStop    = time.Second
+)
+
+// nextBackoff returns the delay before a restart, given the one before the run that has just ended.
+func nextBackoff(last, ran time.Duration) time.Duration {
+	if last == 0 || ran >= stableRun {
+		return minBackoff
+	}
+	return min(2*last, maxBackoff)
+}
+
+// restarts says whether a restart policy wants another run after this end.
+func restarts(policy cluster.RestartPolicy, attempts int, failed bool) bool {
+	switch policy.Condition {
+	case cluster.RestartAlways, cluster.RestartUnlessStopped: // the two differ only for an explicit stop, which is no end of a run here
+		return true
+	case cluster.RestartOnFailure:
+		return failed && (policy.MaxAttempts == 0 || attempts < policy.MaxAttempts)
+	default:
+		return false
+	}
+}
+
+// labels is what an instance knows about itself, for the next agent. It is stored as one label of the runtime.
+type labels struct {
+	Task      cluster.Task       `json:"task"`
+	Attempts  int                `json:"attempts"`
+	Backoff   time.Duration      `json:"backoff"` // before this run
+	Endpoints []cluster.Endpoint `json:"endpoints,omitempty"`
+}
+
+const labelKey = "io.steadyraft.orchestrator.task"
+
+func parseLabels(all map[string]string) (l labels, err error) {
+	text, ok := all[labelKey]
+	if !ok {
+		return l, fmt.Errorf("it has no label %s", labelKey)
+	}
+	if err := json.Unmarshal([]byte(text), &l); err != nil {
+		return l, fmt.Errorf("label %s: %w", labelKey, err)
+	}
+	return l, nil
+}
+
+// adopted is an instance that an earlier agent has left.
+type adopted struct {
+	instance runtime.Instance
+	labels   labels
+}
+
+// task keeps one task of this node running. Its goroutine is the only one that uses the runtime for it.
+type task struct {
+	agent  *Agent
+	spec   *cluster.Task      // never changes
+	status cluster.TaskStatus // guarded by Agent.mu
+
+	stopping   chan struct{} // closed when it is to stop
+	forgetting chan struct{} // closed when the managers do not want to hear of it any more
+	stop       func()
+	forget     func()
+}
+
+func newTask(a *Agent, spec *cluster.Task, from *adopted) *task {
+	t := &task{agent: a, spec: spec, stopping: make(chan struct{}), forgetting: make(chan struct{})}
+	t.stop = sync.OnceFunc(func() { close(t.stopping) })
+	t.forget = sync.OnceFunc(func() { close(t.forgetting); t.stop() })
+	t.status = cluster.TaskStatus{State: cluster.TaskStarting, Attempts: spec.Attempts}
+	switch {
+	case from != nil:
+		t.status.Attempts = from.labels.Attempts
+		if from.instance.Running {
+			t.status.State, t.status.Endpoints, t.status.Health = cluster.TaskRunning, from.labels.Endpoints, spec.Health
+			if spec.Spec.HealthCheck != nil && spec.Health == cluster.HealthNone {
+				t.status.Health = cluster.HealthStarting
+			}
+		}
+	case spec.State == cluster.TaskRunning:
+		t.status.Attempts++ // it did run here, and nothing is left of it: a start that is told apart from the former one
+	}
+	return t
+}
+
+func (t *task) instance() string { return string(t.spec.ID) }
+
+func (t *task) grace() time.Duration {
+	if t.spec.Spec.StopGrace > 0 {
+		return t.spec.Spec.StopGrace
+	}
+	return defaultGrace
+}
+
+// run is the task's goroutine. It ends when the agent does, or when the task is over and forgotten.
+func (t *task) run(ctx context.Context, from *adopted) {
+	t.live(ctx, from)
+	select {
+	case <-ctx.Done():
+	case <-t.forgetting:
+		t.agent.forgotten(ctx, t)
+	}
+}
+
+// attempt is one run of a task.
+type attempt struct {
+	number  int
+	backoff time.Duration // that preceded it
+	started time.Time
+}
+
+// live runs the task again and again until its state is final or ctx is done.
+func (t *task) live(ctx context.Context, from *adopted) {
+	current := attempt{number: t.status.Attempts}
+	isAdopted := from != nil && !from.instance.StartedAt.IsZero()
+	if isAdopted {
+		current.backoff, current.started = from.labels.Backoff, from.instance.StartedAt
+	}
+	for {
+		if !isAdopted {
+			if t.stopRequested() {
+				t.report(func(s *cluster.TaskStatus) { s.State = cluster.TaskShutdown })
+				return
+			}
+			current.started = time.Now()
+			if err := t.start(ctx, current); ctx.Err() != nil {
+				return
+			} else if err != nil {
+				t.report(func(s *cluster.TaskStatus) { s.State, s.Error = cluster.TaskRejected, err.Error() })
+				return
+			}
+		}
+		exit, over := t.supervise(ctx, isAdopted)
+		isAdopted = false
+		if over {
+			return
+		}
+		failed := exit.Code != 0 || exit.Error != ""
+		reason := ""
+		if failed {
+			reason = exit.String()
+		}
+		ended := func(s *cluster.TaskStatus) {
+			s.Endpoints, s.Health, s.ExitCode, s.Error = nil, cluster.HealthNone, exit.Code, reason
+		}
+		if !restarts(t.spec.Spec.Restart, current.number, failed) {
+			t.report(func(s *cluster.TaskStatus) {
+				ended(s)
+				if s.State = cluster.TaskComplete; failed {
+					s.State = cluster.TaskFailed
+				}
+			})
+			return
+		}
+		current = attempt{number: current.number + 1, backoff: nextBackoff(current.backoff, exit.At.Sub(current.started))}
+		t.report(func(s *cluster.TaskStatus) {
+			ended(s)
+			s.State, s.Attempts, s.NotBefore = cluster.TaskStarting, current.number, time.Now().Add(current.backoff)
+		})
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.stopping:
+		case <-time.After(current.backoff):
+		}
+	}
+}
+
+func (t *task) stopRequested() bool {
+	select {
+	case <-t.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *task) report(change func(*cluster.TaskStatus)) { t.agent.report(t, change) }
+
+// start makes a fresh instance from the task's definition.
+func (t *task) start(ctx context.Context, current attempt) error {
+	t.report(func(s *cluster.TaskStatus) { s.State = cluster.TaskStarting })
+	endpoints, err := freeEndpoints(t.agent.opts.Host, t.spec.Spec.Ports)
+	if err != nil {
+		return err
+	}
+	note, err := json.Marshal(labels{Task: *t.spec, Attempts: current.number, Backoff: current.backoff, Endpoints: endpoints})
+	if err != nil {
+		return err
+	}
+	spec := runtime.Spec{
+		ID: t.instance(), Image: t.spec.Spec.Image, Command: t.spec.Spec.Command,
+		Env: environment(t.spec.Spec.Env, t.agent.opts.Host, endpoints), Labels: map[string]string{labelKey: string(note)},
+	}
+	if err := t.agent.opts.Runtime.Prepare(ctx, spec); err != nil {
+		return err
+	}
+	if err := t.agent.opts.Runtime.Start(ctx, spec.ID); err != nil {
+		return err
+	}
+	t.report(func(s *cluster.TaskStatus) {
+		s.State, s.Endpoints, s.NotBefore = cluster.TaskRunning, endpoints, time.Time{}
+		if t.spec.Spec.HealthCheck != nil {
+			s.Health = cluster.HealthStarting
+		}
+	})
+	return nil
+}
+
+// environment is the task's own plus where it has to listen. The latter wins: a task elsewhere would be unreachable.
+func environment(own map[string]string, host string, endpoints []cluster.Endpoint) []string {
+	var env []string
+	for _, key := range slices.Sorted(maps.Keys(own)) {
+		env = append(env, key+"="+own[key])
+	}
+	env = append(env, "HOST="+host)
+	for i, e := range endpoints {
+		_, port, _ := net.SplitHostPort(e.Address) // made by freeEndpoints
+		if i == 0 {
+			env = append(env, "PORT="+port)
+		}
+		env = append(env, fmt.Sprintf("PORT_%d=%s", e.Target, port))
+	}
+	return env
+}
+
+// freeEndpoints chooses a free port of the host for each target port. Another process may still take one before the task does; the task
+// then fails and its next run gets other ones.
+func freeEndpoints(host string, ports []cluster.Port) ([]cluster.Endpoint, error) {
+	var endpoints []cluster.Endpoint
+	for _, p := range ports {
+		if slices.ContainsFunc(endpoints, func(e cluster.Endpoint) bool { return e.Target == p.Target }) {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			return nil, fmt.Errorf("find a free port for target port %d: %w", p.Target, err)
+		}
+		defer l.Close() // all are held until the last one is found, so they differ
+		endpoints = append(endpoints, cluster.Endpoint{Target: p.Target, Address: l.Addr().String()})
+	}
+	return endpoints, nil
+}
+
+// supervise follows one run to its end. over says that there is nothing to decide after it: the task was stopped, or the agent leaves.
+func (t *task) supervise(ctx context.Context, isAdopted bool) (exit runtime.ExitStatus, over bool) {
+	watching, cancel := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer cancel()
+	ended := make(chan runtime.ExitStatus, 1)
+	watchers.Go(func() {
+		status, err := t.agent.opts.Runtime.Wait(watching, t.instance())
+		if err != nil { // also of a ctx that is done, and then nobody looks at it
+			status = runtime.ExitStatus{Code: -1, Error: err.Error(), At: time.Now()}
+		}
+		ended <- status
+	})
+	checking, stopChecking := context.WithCancel(watching)
+	defer stopChecking()
+	sick := make(chan error, 1)
+	if t.spec.Spec.HealthCheck != nil {
+		watchers.Go(func() {
+			if err := t.checkHealth(checking, isAdopted); err != nil {
+				sick <- err
+			}
+		})
+	}
+
+	select {
+	case <-ctx.Done():
+		return exit, true
+	case exit = <-ended:
+		if ctx.Err() != nil {
+			return exit, true
+		}
+		if t.stopRequested() {
+			break
+		}
+		return exit, false
+	case err := <-sick:
+		t.report(func(s *cluster.TaskStatus) { s.Health, s.Error = cluster.HealthUnhealthy, err.Error() })
+		stopped, endErr := t.end(ctx, ended)
+		if endErr != nil {
+			return exit, true
+		}
+		if exit = stopped; !t.stopRequested() {
+			exit.Error = fmt.Sprintf("unhealthy: %v", err)
+			return exit, false
+		}
+	case <-t.stopping:
+		stopChecking()
+		if len(t.spec.Spec.Ports) > 0 { // every proxy learns first that this task takes no more connections
+			select {
+			case <-ctx.Done():
+				return exit, true
+			case exit = <-ended:
+				ended <- exit
+			case <-time.After(t.agent.opts.DrainDelay):
+			}
+		}
+		var err error
+		if exit, err = t.end(ctx, ended); err != nil {
+			return exit, true
+		}
+	}
+	t.report(func(s *cluster.TaskStatus) {
+		s.State, s.Endpoints, s.Health, s.ExitCode, s.Error = cluster.TaskShutdown, nil, cluster.HealthNone, exit.Code, ""
+	})
+	return exit, true
+}
+
+// end stops the instance and returns how it ended; an error only when ctx is done.
+func (t *task) end(ctx context.Context, ended <-chan runtime.ExitStatus) (runtime.ExitStatus, error) {
+	for {
+		err := t.agent.opts.Runtime.Stop(ctx, t.instance(), t.grace())
+		if err == nil || errors.Is(err, runtime.ErrNotFound) {
+			select {
+			case exit := <-ended:
+				return exit, ctx.Err()
+			case <-ctx.Done():
+				return runtime.ExitStatus{}, ctx.Err()
+			}
+		}
+		if ctx.Err() != nil {
+			return runtime.ExitStatus{}, ctx.Err()
+		}
+		t.agent.opts.Logger.Error("cannot stop a task; trying again", "task", t.spec.ID, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryStop):
+		}
+	}
+}
+
+// endpoint returns the address that a health check means by a target port: 0 is the first one.
+func (t *task) endpoint(target uint16) string {
+	t.agent.mu.Lock()
+	defer t.agent.mu.Unlock()
+	for _, e := range t.status.Endpoints {
+		if target == 0 || e.Target == target {
+			return e.Address
+		}
+	}
+	return net.JoinHostPort(t.agent.opts.Host, strconv.Itoa(int(target)))
+}

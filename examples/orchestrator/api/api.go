@@ -1,0 +1,162 @@
+// Package api is what managers, agents and the command line say to each other: JSON over HTTP/1.1 under mutual TLS 1.3. This package
+// holds the vocabulary and the client; the managers' half is package manager.
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/examples/orchestrator/agent"
+	"github.com/steadyraft/raft/examples/orchestrator/cluster"
+)
+
+// Paths. All of them take POST, except for those that read.
+const (
+	PathRegister  = "/v1/agent/register"
+	PathHeartbeat = "/v1/agent/heartbeat"
+	PathWatch     = "/v1/agent/watch"
+
+	PathState   = "/v1/state"   // GET: View, linearizable
+	PathStatus  = "/v1/status"  // GET: Status of the manager that answers, whatever state it is in
+	PathCommand = "/v1/command" // body: cluster.Encode of an operation that users may ask for; answer: cluster.Result
+	PathKill    = "/v1/kill"    // body: KillRequest
+	PathLeader  = "/v1/leader"  // body: ChangeLeaderRequest; answer: ChangeLeaderAnswer
+)
+
+// RelayedHeader marks a request that one manager passes on to another. It is passed on once, so that two managers that take each
+// other for the leader do not play ball with it.
+const RelayedHeader = "Orchestrator-Relayed-By"
+
+// Bounds.
+const (
+	MaxRequestBytes  = 4 << 20
+	maxResponseBytes = 64 << 20
+	// WatchWait is how long a manager keeps a watch open when nothing happens, less than agents wait for an answer.
+	WatchWait = 20 * time.Second
+)
+
+// View is the state that the managers agree on, and who leads.
+type View struct {
+	State   *cluster.State `json:"state"`
+	Leader  cluster.NodeID `json:"leader"`
+	Term    raft.Term      `json:"term"`
+	Members []Member       `json:"members"`
+}
+
+// Member is one manager.
+type Member struct {
+	ID   cluster.NodeID `json:"id"`
+	Raft string         `json:"raft"`          // where the other managers reach it
+	API  string         `json:"api,omitempty"` // where agents and the command line reach it; empty while it is not known
+}
+
+// Status is how one manager is.
+type Status struct {
+	Node      cluster.NodeID `json:"node"`
+	State     string         `json:"state"` // running, stopped or failed
+	Failure   string         `json:"failure,omitempty"`
+	Role      string         `json:"role"`
+	Term      raft.Term      `json:"term"`
+	Leader    cluster.NodeID `json:"leader"`
+	Commit    raft.Index     `json:"commit"`
+	Applied   raft.Index     `json:"applied"`
+	CanCommit bool           `json:"can_commit"`
+	WhyNot    string         `json:"why_not,omitempty"`
+	Epoch     raft.Term      `json:"epoch,omitempty"` // of the control loop that runs here; 0: none does
+	Problems  []string       `json:"problems,omitempty"`
+}
+
+// KillRequest asks the node of a task to kill its process, as a crash would.
+type KillRequest struct {
+	Task cluster.TaskID `json:"task"`
+}
+
+// ChangeLeaderRequest asks the leader to hand over.
+type ChangeLeaderRequest struct {
+	Target cluster.NodeID `json:"target,omitempty"` // empty: the most up-to-date one
+}
+
+// ChangeLeaderAnswer says who leads afterwards.
+type ChangeLeaderAnswer struct {
+	From cluster.NodeID `json:"from"`
+	To   cluster.NodeID `json:"to"`
+	Term raft.Term      `json:"term"`
+}
+
+// Codes of an Error, besides those of cluster.Code.
+const (
+	CodeUnavailable = "unavailable"  // nothing has happened; try again, or another manager
+	CodeUncertain   = "uncertain"    // nobody can know here whether it happens; look before it is repeated
+	CodeForbidden   = "forbidden"    // the certificate does not allow it
+	CodeSuperseded  = "superseded"   // agent.ErrSuperseded
+	CodeUnknownNode = "unknown-node" // agent.ErrUnknownNode
+	CodeInternal    = "internal"
+)
+
+// Error is an answer that is none.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Error is the message.
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap leads to the errors that agents look for.
+func (e *Error) Unwrap() error {
+	switch e.Code {
+	case CodeSuperseded:
+		return agent.ErrSuperseded
+	case CodeUnknownNode:
+		return agent.ErrUnknownNode
+	default:
+		return nil
+	}
+}
+
+// Status is the HTTP status that goes with the code.
+func (e *Error) Status() int {
+	switch e.Code {
+	case string(cluster.Invalid):
+		return http.StatusBadRequest
+	case string(cluster.NotFound), CodeUnknownNode:
+		return http.StatusNotFound
+	case string(cluster.Conflict), string(cluster.Stale), CodeSuperseded:
+		return http.StatusConflict
+	case CodeForbidden:
+		return http.StatusForbidden
+	case CodeUnavailable:
+		return http.StatusServiceUnavailable
+	case CodeUncertain:
+		return http.StatusGatewayTimeout
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+// ErrorOf turns what a raft.Node or the state machine has said into an answer.
+func ErrorOf(err error) *Error {
+	var answered *Error
+	var refused *cluster.RefusedError
+	var uncertain *raft.UncertainError
+	var failed *raft.FailedError
+	switch {
+	case errors.As(err, &answered):
+		return answered
+	case errors.As(err, &refused):
+		return &Error{Code: string(refused.Code), Message: refused.Message}
+	case errors.As(err, &uncertain):
+		return &Error{Code: CodeUncertain, Message: err.Error()}
+	case errors.Is(err, raft.ErrTooLarge):
+		return &Error{Code: string(cluster.Invalid), Message: err.Error()}
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrDropped), errors.Is(err, raft.ErrStaleTerm), errors.Is(err, raft.ErrOverloaded),
+		errors.Is(err, raft.ErrStorageFull), errors.Is(err, raft.ErrStopped), errors.Is(err, raft.ErrBusy), errors.Is(err, raft.ErrTransferFailed),
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &failed):
+		return &Error{Code: CodeUnavailable, Message: err.Error()}
+	default:
+		return &Error{Code: CodeInternal, Message: err.Error()}
+	}
+}
