@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/steadyraft/raft/bench/worker"
+)
+
+// Outage is how long a cluster whose leader was lost committed nothing.
+type Outage struct {
+	Library string        `json:"library"`
+	How     string        `json:"how"`
+	Time    time.Duration `json:"time_ns"`
+}
+
+// Transfer is what a planned change of leader cost.
+type Transfer struct {
+	Library string `json:"library"`
+	worker.Gap
+}
+
+// Restart is how long a cluster took to come back.
+type Restart struct {
+	Library string `json:"library"`
+	worker.Restart
+}
+
+// How a leader is lost.
+const (
+	killed  = "kill -9" // its connections break
+	stopped = "SIGSTOP" // its connections stand and its kernel acknowledges, but it says nothing any more
+)
+
+// failOvers takes the leader's process away.
+func (d *driver) failOvers(ctx context.Context) {
+	for trial := range d.trials {
+		for _, how := range []string{killed, stopped} {
+			d.eachWithElections(ctx, func(ctx context.Context, lib string) error {
+				progress("[%4.0fs] fail-over %d of %d: %s, %s", time.Since(d.began).Seconds(), trial+1, d.trials, lib, how)
+				took, err := d.failOver(ctx, lib, how)
+				if err != nil {
+					return fmt.Errorf("fail-over by %s: %w", how, err)
+				}
+				d.report.Outages = append(d.report.Outages, Outage{Library: lib, How: how, Time: took})
+				return nil
+			})
+		}
+	}
+}
+
+// eachWithElections calls f for every library but the floor, whose leader never changes.
+func (d *driver) eachWithElections(ctx context.Context, f func(ctx context.Context, lib string) error) {
+	for _, lib := range d.libraries {
+		if lib == floor || ctx.Err() != nil {
+			continue
+		}
+		if err := f(ctx, lib); err != nil {
+			d.problem("%s, %v", lib, err)
+		}
+	}
+}
+
+func (d *driver) failOver(ctx context.Context, lib, how string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	p, err := d.startProcesses(ctx, lib)
+	if err != nil {
+		return 0, err
+	}
+	defer p.close()
+	signal := syscall.SIGKILL
+	if how == stopped {
+		signal = syscall.SIGSTOP
+	}
+	lost := time.Now()
+	if err := p.workers[p.leader-1].cmd.Process.Signal(signal); err != nil {
+		return 0, err
+	}
+	e, err := p.wait(ctx, func(e event) bool { return e.Commit != nil && e.server != p.leader })
+	if err != nil {
+		return 0, fmt.Errorf("no commit by another server: %w", err)
+	}
+	return time.Unix(0, e.Commit.At).Sub(lost), nil
+}
+
+// Slow is what one slow follower costs the clients of a cluster of three.
+type Slow struct {
+	Library string        `json:"library"`
+	Healthy worker.Sample `json:"healthy"`
+	Slow    worker.Sample `json:"slow"`
+}
+
+// A slow follower's process runs for a while and stands still for four times as long, over and over.
+const (
+	slowRuns   = 10 * time.Millisecond
+	slowStands = 40 * time.Millisecond
+)
+
+func (d *driver) slowFollowers(ctx context.Context) {
+	for repeat := range d.repeats {
+		d.eachWithElections(ctx, func(ctx context.Context, lib string) error {
+			progress("[%4.0fs] slow follower, repeat %d of %d: %s", time.Since(d.began).Seconds(), repeat+1, d.repeats, lib)
+			s, err := d.slowFollower(ctx, lib)
+			if err != nil {
+				return fmt.Errorf("slow follower: %w", err)
+			}
+			s.Library = lib
+			d.report.Slow = append(d.report.Slow, s)
+			return nil
+		})
+	}
+}
+
+func (d *driver) slowFollower(ctx context.Context, lib string) (s Slow, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	p, err := d.startProcesses(ctx, lib)
+	if err != nil {
+		return s, err
+	}
+	defer p.close()
+	point := worker.Point{Kind: worker.Propose, Size: 256, Clients: 64, Warmup: d.warmup, Time: d.time}
+	if s.Healthy, err = p.measure(ctx, point); err != nil {
+		return s, err
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		stutter(p.workers[p.leader%len(p.workers)].cmd.Process, stop)
+	}()
+	s.Slow, err = p.measure(ctx, point)
+	close(stop)
+	<-ended
+	return s, err
+}
+
+func stutter(p *os.Process, stop <-chan struct{}) {
+	for {
+		for _, step := range []struct {
+			signal syscall.Signal
+			time   time.Duration
+		}{{syscall.SIGSTOP, slowStands}, {syscall.SIGCONT, slowRuns}} {
+			if p.Signal(step.signal) != nil {
+				return
+			}
+			select {
+			case <-time.After(step.time):
+			case <-stop:
+				_ = p.Signal(syscall.SIGCONT) // it is killed soon anyway
+				return
+			}
+		}
+	}
+}
