@@ -27,9 +27,27 @@ type journal struct {
 	restored int
 	closed   int // snapshot views
 
-	onApply    func(cmd string) error // if not nil: called for each command; an error is Apply's
-	onSnapshot func() error
-	onWriteTo  func() error
+	hooks hooks
+}
+
+// hooks are what a test has a state machine do besides its work, if they are not nil. They change while the node runs: see journal.hook.
+type hooks struct {
+	apply    func(cmd string) error // called for each command; an error is Apply's
+	snapshot func() error
+	writeTo  func() error
+}
+
+// hook gives the state machine other hooks, between two of its calls or in the middle of one.
+func (j *journal) hook(h hooks) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.hooks = h
+}
+
+func (j *journal) hooked() hooks {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.hooks
 }
 
 type applied struct {
@@ -39,8 +57,8 @@ type applied struct {
 
 func (j *journal) Apply(entries []raft.Entry, results []any) error {
 	for i, e := range entries {
-		if j.onApply != nil {
-			if err := j.onApply(string(e.Data)); err != nil {
+		if apply := j.hooked().apply; apply != nil {
+			if err := apply(string(e.Data)); err != nil {
 				return err
 			}
 		}
@@ -61,8 +79,8 @@ type journalView struct {
 }
 
 func (j *journal) Snapshot(context.Context) (raft.SnapshotWriter, error) {
-	if j.onSnapshot != nil {
-		if err := j.onSnapshot(); err != nil {
+	if snapshot := j.hooked().snapshot; snapshot != nil {
+		if err := snapshot(); err != nil {
 			return nil, err
 		}
 	}
@@ -70,8 +88,8 @@ func (j *journal) Snapshot(context.Context) (raft.SnapshotWriter, error) {
 }
 
 func (v journalView) WriteTo(_ context.Context, w io.Writer) error {
-	if v.j.onWriteTo != nil {
-		if err := v.j.onWriteTo(); err != nil {
+	if writeTo := v.j.hooked().writeTo; writeTo != nil {
+		if err := writeTo(); err != nil {
 			return err
 		}
 	}
@@ -106,6 +124,12 @@ func (j *journal) applyCalls() []int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Clone(j.calls)
+}
+
+func (j *journal) closedViews() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.closed
 }
 
 func (j *journal) restores() int {

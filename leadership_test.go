@@ -78,7 +78,7 @@ func TestLeaderWorkWaitsForTheStateMachine(t *testing.T) {
 	inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
 		leader, next := c.leader(), c.follower()
 		hold := make(chan struct{})
-		next.sm.onApply = func(string) error { <-hold; return nil }
+		next.sm.hook(hooks{apply: func(string) error { <-hold; return nil }})
 		c.propose(leader, "a")
 		state := make(chan []string, 1)
 		ended := make(chan error, 1)
@@ -444,7 +444,7 @@ func TestReplacedChangeIsNotTakenForItsSuccessors(t *testing.T) {
 
 		// The old leader's state machine takes its time, so that the news of the configuration comes first.
 		hold := make(chan struct{})
-		old.sm.onApply = func(string) error { <-hold; return nil }
+		old.sm.hook(hooks{apply: func(string) error { <-hold; return nil }})
 		c.net.Heal()
 		c.eventually("the news", func() bool { return old.node.Status().CommitIndex >= index })
 		time.Sleep(time.Second)
@@ -463,7 +463,7 @@ func TestLeaderThatRemovedItselfKnowsIt(t *testing.T) {
 	inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
 		leader := c.leader()
 		hold := make(chan struct{})
-		leader.sm.onApply = func(string) error { <-hold; return nil }
+		leader.sm.hook(hooks{apply: func(string) error { <-hold; return nil }})
 		slow := leader.node.ProposeAsync(within(time.Minute), []byte("slow"))
 		index, err := leader.node.ChangeMembership(within(time.Minute), raft.Change{Remove: []raft.NodeID{leader.id}})
 		require.NoError(t, err)

@@ -199,7 +199,7 @@ func TestReadWaitsForASlowStateMachine(t *testing.T) {
 	inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
 		for _, m := range []*machine{c.leader(), c.follower()} {
 			hold := make(chan struct{})
-			m.sm.onApply = func(string) error { <-hold; return nil }
+			m.sm.hook(hooks{apply: func(string) error { <-hold; return nil }})
 			before := len(m.sm.all())
 			<-c.leader().node.ProposeAsync(within(time.Minute), []byte("a")).Committed()
 			read := make(chan error, 1)
@@ -280,7 +280,7 @@ func TestFailedLeaderAsksItsSuccessorToLead(t *testing.T) {
 		reasons.mu.Lock()
 		reasons.seen = nil
 		reasons.mu.Unlock()
-		leader.sm.onApply = func(string) error { return context.Canceled }
+		leader.sm.hook(hooks{apply: func(string) error { return context.Canceled }})
 		_, err := leader.node.Propose(within(time.Minute), []byte("a"))
 		requireUncertain(t, err)
 		c.ended(leader)

@@ -143,7 +143,7 @@ func TestSlowStateMachineHoldsProposalsBack(t *testing.T) {
 	}, func(t *testing.T, c *cluster) {
 		m := c.leader()
 		hold := make(chan struct{})
-		m.sm.onApply = func(string) error { <-hold; return nil }
+		m.sm.hook(hooks{apply: func(string) error { <-hold; return nil }})
 		var ps []*raft.Pending
 		for {
 			p := m.node.ProposeAsync(context.Background(), make([]byte, 100))
@@ -400,7 +400,7 @@ func TestCommittedAndAppliedApart(t *testing.T) {
 	inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
 		hold := make(chan struct{})
 		leader := c.leader()
-		leader.sm.onApply = func(string) error { <-hold; return nil }
+		leader.sm.hook(hooks{apply: func(string) error { <-hold; return nil }})
 		p := leader.node.ProposeAsync(c.t.Context(), []byte("slow"))
 		<-p.Committed()
 		synctest.Wait()
@@ -423,7 +423,7 @@ func TestCallsFromInsideApplyAreRefused(t *testing.T) {
 	inCluster(t, 1, nil, func(t *testing.T, c *cluster) {
 		m := c.leader()
 		var errs []error
-		m.sm.onApply = func(string) error {
+		m.sm.hook(hooks{apply: func(string) error {
 			ctx := context.Background()
 			_, err := m.node.Propose(ctx, []byte("inner"))
 			errs = append(errs, err, m.node.Read(ctx), m.node.Barrier(ctx), m.node.Stop(ctx))
@@ -433,7 +433,7 @@ func TestCallsFromInsideApplyAreRefused(t *testing.T) {
 			errs = append(errs, err)
 			_ = m.node.Status() // may be called from everywhere
 			return nil
-		}
+		}})
 		c.propose(m, "outer")
 		require.Len(t, errs, 6)
 		for _, err := range errs {
@@ -475,7 +475,7 @@ func TestFailingApplyMakesTheNodeFail(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
 				leader := c.leader()
-				leader.sm.onApply = apply
+				leader.sm.hook(hooks{apply: apply})
 				start := time.Now()
 				_, err := leader.node.Propose(c.t.Context(), []byte("a"))
 				requireUncertain(t, err) // it is committed, and the others apply it

@@ -159,12 +159,12 @@ func TestSnapshotOnDemand(t *testing.T) {
 		again, err := m.node.Snapshot(ctx)
 		require.NoError(t, err)
 		require.Equal(t, meta, again, "nothing has changed")
-		require.Equal(t, 1, m.sm.closed)
+		require.Equal(t, 1, m.sm.closedViews())
 
 		// Two at once share one, and Apply goes on beside it.
 		c.propose(m, "b")
 		hold := make(chan struct{})
-		m.sm.onWriteTo = func() error { <-hold; return nil }
+		m.sm.hook(hooks{writeTo: func() error { <-hold; return nil }})
 		var wg sync.WaitGroup
 		metas := make([]raft.SnapshotMeta, 2)
 		for i := range metas {
@@ -183,7 +183,7 @@ func TestSnapshotOnDemand(t *testing.T) {
 		wg.Wait()
 		require.Equal(t, metas[0], metas[1])
 		require.Equal(t, meta.Index+1, metas[0].Index)
-		require.Equal(t, 2, m.sm.closed)
+		require.Equal(t, 2, m.sm.closedViews())
 	})
 }
 
@@ -191,16 +191,15 @@ func TestSnapshotThatCannotBeTakenLeavesTheNodeRunning(t *testing.T) {
 	inCluster(t, 1, often, func(t *testing.T, c *cluster) {
 		m := c.leader()
 		broken := errors.New("no room for a snapshot")
-		m.sm.onSnapshot = func() error { return broken }
+		m.sm.hook(hooks{snapshot: func() error { return broken }})
 		c.proposeMany(0, 20)
 		_, err := m.node.Snapshot(context.Background())
 		require.ErrorIs(t, err, broken)
-		m.sm.onSnapshot = nil
-		m.sm.onWriteTo = func() error { return broken }
+		m.sm.hook(hooks{writeTo: func() error { return broken }})
 		_, err = m.node.Snapshot(context.Background())
 		require.ErrorIs(t, err, broken)
-		require.Equal(t, 1, m.sm.closed)
-		m.sm.onWriteTo = nil
+		require.Equal(t, 1, m.sm.closedViews())
+		m.sm.hook(hooks{})
 		require.Zero(t, m.node.Status().SnapshotIndex)
 
 		// By itself it tries again, after a pause.
@@ -214,7 +213,7 @@ func TestPanicWhileWritingASnapshotMakesTheNodeFail(t *testing.T) {
 	inCluster(t, 1, nil, func(t *testing.T, c *cluster) {
 		m := c.leader()
 		c.propose(m, "a")
-		m.sm.onWriteTo = func() error { panic("in WriteTo") }
+		m.sm.hook(hooks{writeTo: func() error { panic("in WriteTo") }})
 		_, err := m.node.Snapshot(context.Background())
 		require.ErrorContains(t, err, "in WriteTo")
 		c.ended(m)
