@@ -44,6 +44,8 @@ type forwarding struct {
 	// After a refusal nothing is tried before holdUntil, or before the leader changes.
 	holdUntil time.Duration
 
+	gatherUntil time.Duration // when proposals that wait for company go all the same; 0: none do
+
 	seenTerm Term // of seen: the newest term in which this process has led
 	seen     map[NodeID]*replayWindow
 
@@ -67,6 +69,10 @@ func (n *Node) placeProposals(now time.Duration) {
 	if len(f.waiting) == 0 && len(f.incoming) == 0 {
 		return
 	}
+	if n.gathers(now) {
+		return
+	}
+	f.gatherUntil = 0
 	switch {
 	case n.view.Role == Leader && now >= f.holdUntil:
 		n.appendAsLeader(now)
@@ -80,6 +86,28 @@ func (n *Node) placeProposals(now time.Duration) {
 	}
 	clear(f.incoming)
 	f.incoming = f.incoming[:0]
+}
+
+// Bounds of what a leader gathers: how long, how much of its own, and how many messages of followers.
+const (
+	gatherTime     = time.Millisecond
+	gatherBytes    = 128 << 10
+	gatherForwards = 16
+)
+
+// gathers reports whether the proposals that wait had better wait for others. While the leader's disk is busy, a new entry could not
+// become durable here before the write after the one under way, and it is applied only then. If it went out at once, each of a
+// hundred clients would cost a message to every follower, an answer and a few wake-ups; so all that come while one write runs go
+// together. It is not for long: another server's disk may be faster, and the way to it may be far.
+func (n *Node) gathers(now time.Duration) bool {
+	f := &n.fwd
+	if n.view.Role != Leader || n.written <= n.persisted || len(f.incoming) >= gatherForwards || n.draining.Load() {
+		return false
+	}
+	if f.gatherUntil == 0 {
+		f.gatherUntil = now + gatherTime
+	}
+	return now < f.gatherUntil && n.inbox.gather(gatherBytes)
 }
 
 // purgeWithdrawn drops proposals that were given up, once they are half of all that wait: no more work than that of queueing them.
@@ -502,6 +530,9 @@ func (n *Node) forwardDeadline(now time.Duration) time.Duration {
 	}
 	if f.holdUntil > now {
 		d = min(d, f.holdUntil)
+	}
+	if f.gatherUntil > 0 {
+		d = min(d, f.gatherUntil)
 	}
 	return d
 }

@@ -23,6 +23,7 @@ type inbox struct {
 	dropped       uint64
 	reads         *readBatch // gathers until the loop takes it
 	withdrawnN    int        // proposals that ended while they lay in a queue
+	gatherBytes   int        // proposals alone do not wake the loop before they are so many bytes; 0: they do at once
 }
 
 // inputs is what the loop takes at once.
@@ -80,7 +81,20 @@ func (b *inbox) take(spare inputs) inputs {
 	b.in = spare
 	b.messageBytes = 0
 	b.signalled = false
+	b.gatherBytes = 0
 	return got
+}
+
+// gather lets proposals wait for others until the loop takes what has come in for another reason, or until they are bytes long. It
+// reports false if they are already.
+func (b *inbox) gather(bytes int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.proposalBytes >= bytes {
+		return false
+	}
+	b.gatherBytes = bytes
+	return true
 }
 
 // reset empties the arrays that the loop has worked through, so that they hold nothing alive and can be filled again.
@@ -142,7 +156,9 @@ func (b *inbox) propose(p *Pending) error {
 	}
 	b.proposalBytes += p.size
 	b.in.proposals = append(b.in.proposals, p)
-	b.signal()
+	if b.proposalBytes >= b.gatherBytes {
+		b.signal()
+	}
 	return nil
 }
 

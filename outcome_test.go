@@ -450,10 +450,10 @@ func TestGroupCommit(t *testing.T) {
 		for i := range 500 {
 			ps = append(ps, m.node.ProposeAsync(c.t.Context(), fmt.Append(nil, i)))
 			if i%100 == 0 {
-				synctest.Wait() // several writes of the core, not one
+				time.Sleep(10 * time.Millisecond) // several writes of the core, not one
 			}
 		}
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		require.Positive(t, m.node.Status().WriteQueue)
 		release()
 		for i, p := range ps {
