@@ -44,5 +44,11 @@ type File interface {
 	Size() (int64, error)
 }
 
+// RangeWriter is a File that can write a part of its content to the disk before Sync, and wait for that. It promises nothing about a
+// crash: it is there so that a later Sync has little left to do, and nobody else's Sync has to wait behind that one.
+type RangeWriter interface {
+	WriteOut(off, n int64) error
+}
+
 // ErrLocked says that another process, or another part of this one, holds a lock.
 var ErrLocked = errors.New("locked")

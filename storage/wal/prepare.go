@@ -15,6 +15,7 @@ const (
 	tmpSuffix    = ".tmp"
 	spareName    = "next.spare"
 	prepareSlice = 1 << 20 // zeros written by one call of Prepare
+	prepareLead  = 4 << 20 // what the next segment is ahead, at least, of twice as much of itself as the active one is full
 	reserveSize  = 64 << 10
 )
 
@@ -45,7 +46,9 @@ type trim struct {
 	size int64
 }
 
-// Prepare implements raft.StoragePreparer: it tidies up behind a full segment, then writes the next one, 1 MiB at each call.
+// Prepare implements raft.StoragePreparer: it tidies up behind a full segment, then writes the next one, 1 MiB at each call. It is done
+// for now as soon as the next segment is twice as far as the active one: written all at once, 64 MiB of zeros would hold up the syncs of
+// the log, and of whatever else shares the disk, for as long as the disk takes to write them.
 func (w *WAL) Prepare() (more bool, err error) {
 	s := &w.spare
 	s.mu.Lock()
@@ -57,13 +60,19 @@ func (w *WAL) Prepare() (more bool, err error) {
 		return false, errClosed
 	}
 	w.tidy()
-	if s.ready {
+	if s.ready || w.isAhead() {
 		return false, nil
 	}
 	if err := w.prepare(prepareSlice); err != nil {
 		return false, err
 	}
-	return !s.ready, nil
+	return !s.ready && !w.isAhead(), nil
+}
+
+// isAhead reports whether the next segment is as far as it has to be now. The caller holds spare.mu.
+func (w *WAL) isAhead() bool {
+	s := &w.spare
+	return s.file != nil && s.written >= prepareLead+2*s.size*w.filled.Load()/w.activeSize
 }
 
 // prepare writes up to n bytes of the next segment, and finishes it if that was the rest. When there is no room, it gives back what
@@ -98,6 +107,11 @@ func (w *WAL) prepareSome(n int64) (err error) {
 		piece := min(n, s.size-s.written, int64(len(zeros)))
 		if _, err := s.file.WriteAt(zeros[:piece], s.written); err != nil {
 			return err
+		}
+		if f, ok := s.file.(vfs.RangeWriter); ok {
+			if err := f.WriteOut(s.written, piece); err != nil {
+				return err
+			}
 		}
 		s.written += piece
 		n -= piece

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/steadyraft/raft"
 	"github.com/steadyraft/raft/storage/snapshot"
@@ -73,6 +74,7 @@ type WAL struct {
 	active     *segment
 	activeFile vfs.File
 	activeSize int64
+	filled     atomic.Int64 // as active.end, for Prepare
 	lastBatch  uint64
 	chain      uint32
 	before     span
@@ -255,6 +257,7 @@ func (w *WAL) Write(b raft.Batch) error {
 		w.hardState = h.hardState
 	}
 	w.active.end = h.end()
+	w.filled.Store(h.end())
 	w.index.apply(&h)
 	for i := range b.Entries {
 		e := &b.Entries[i]
@@ -405,6 +408,7 @@ func (w *WAL) beginSegment(seq uint64, batch int64) error {
 	}
 	seg := &segment{seq: h.seq, path: path, tag: h.tag, end: segmentHeaderSize}
 	w.active, w.activeFile, w.activeSize, w.idle = seg, s.file, s.size, false
+	w.filled.Store(seg.end)
 	s.file, s.ready = nil, false
 	s.next = min(max(4*s.size, w.opts.MinSegmentBytes), w.opts.MaxSegmentBytes)
 	w.mu.Lock()
