@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/vfs"
 )
 
 // Units of the format.
@@ -104,7 +105,7 @@ func encodeBatch(buf []byte, h *batchHeader, entries []raft.Entry) []byte {
 	h.headerLen, pages = headerSize(len(h.hardState.VotedFor), h.bodyLen)
 	total := roundUp(h.size(), sectorSize)
 	if int64(cap(buf)) < total {
-		buf = make([]byte, total)
+		buf = vfs.Aligned(int(max(total, 2*int64(cap(buf)))))
 	}
 	buf = buf[:total]
 

@@ -41,7 +41,7 @@ type segmentHeader struct {
 
 // encode returns one copy, one page long.
 func (h *segmentHeader) encode() []byte {
-	b := make([]byte, pageSize)
+	b := vfs.Aligned(pageSize)
 	le := binary.LittleEndian
 	copy(b, segmentMagic)
 	le.PutUint32(b[8:], segmentFormat)
