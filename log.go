@@ -123,7 +123,16 @@ func (l *raftLog) append(es []Entry) {
 		l.last = e.Index
 		l.tailBytes += e.Size()
 	}
+	if n := len(l.tail) + len(es); n > cap(l.tail) {
+		l.moveTail(2 * n) // the built-in growth by a quarter would copy each entry four times on its way through a full tail
+	}
 	l.tail = append(l.tail, es...)
+}
+
+// moveTail gives the entries in memory a new array. The old one is shared with writes and messages, so it is left alone.
+func (l *raftLog) moveTail(capacity int) {
+	l.tail = append(make([]Entry, 0, capacity), l.tail...)
+	l.dropped = 0
 }
 
 // truncate removes the entries from index from on.
@@ -195,15 +204,13 @@ func (l *raftLog) trim(maxBytes int, upTo Index) {
 	l.dropFront(n)
 }
 
-// dropFront forgets the first n entries in memory. Their array is shared, so it is left alone and replaced once more than half
-// of it is waste.
+// dropFront forgets the first n entries in memory. Their array is replaced once more than half of it is waste.
 func (l *raftLog) dropFront(n int) {
 	l.tailBytes -= EntriesSize(l.tail[:n])
 	l.tail = l.tail[n:]
 	l.dropped += n
 	if l.dropped > 64 && l.dropped > len(l.tail) {
-		l.tail = append(make([]Entry, 0, 2*len(l.tail)+64), l.tail...)
-		l.dropped = 0
+		l.moveTail(2*len(l.tail) + 64)
 	}
 }
 
