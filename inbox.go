@@ -22,6 +22,7 @@ type inbox struct {
 	proposalBytes int // accepted and not yet appended, wherever they are
 	dropped       uint64
 	reads         *readBatch // gathers until the loop takes it
+	readsHeld     bool       // reads gather without waking the loop, which looks for them by itself
 	withdrawnN    int        // proposals that ended while they lay in a queue
 }
 
@@ -185,9 +186,32 @@ func (b *inbox) joinRead() (*readBatch, error) {
 	}
 	if b.reads == nil {
 		b.reads = newReadBatch()
+		if !b.readsHeld {
+			b.signal()
+		}
+	}
+	b.reads.size++
+	return b.reads, nil
+}
+
+// waitingReads counts the reads that wait for the next round.
+func (b *inbox) waitingReads() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reads == nil {
+		return 0
+	}
+	return b.reads.size
+}
+
+// holdReads says whether reads gather without waking the loop. Those that have gathered wake it when that ends.
+func (b *inbox) holdReads(hold bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.readsHeld = hold
+	if !hold && b.reads != nil {
 		b.signal()
 	}
-	return b.reads, nil
 }
 
 func (b *inbox) takeReads() *readBatch {

@@ -425,6 +425,7 @@ func (n *Node) loop(ctx context.Context) {
 		n.placeProposals(now)
 		n.placeReads(now)
 		n.drain(now)
+		n.holdReads(now)
 		n.checkDrained()
 
 		if n.failure.Load() != nil {
