@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -42,6 +43,34 @@ const (
 	maxRequestsQueued   = 1 << 16
 	maxTransportReports = 1 << 12
 )
+
+// Bounds of gatherRequests.
+const (
+	maxYields = 4
+	maxGather = 500 * time.Microsecond
+)
+
+// gatherRequests lets other goroutines run before the loop takes the requests that wait, as long as more of them come of it.
+//
+// Callers are woken in batches, and ask again one after the other. The first of them wakes the loop, and the scheduler lets the
+// loop run before the rest of them: each would have messages or a round of its own, and these cost much more than the request.
+// Where the processors are busy with other things, it may be a while until it is the loop's turn again; then it goes on with what
+// has come.
+func gatherRequests(waiting func() int) {
+	before := waiting()
+	if before == 0 {
+		return
+	}
+	start := time.Now()
+	for range maxYields {
+		runtime.Gosched()
+		now := waiting()
+		if now == before || time.Since(start) > maxGather {
+			return
+		}
+		before = now
+	}
+}
 
 func (b *inbox) init(maxMessageBytes, maxProposalBytes int) {
 	b.wake = make(chan struct{}, 1)
@@ -145,6 +174,13 @@ func (b *inbox) propose(p *Pending) error {
 	b.in.proposals = append(b.in.proposals, p)
 	b.signal()
 	return nil
+}
+
+// waitingProposals counts the proposals that the loop has not taken.
+func (b *inbox) waitingProposals() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.in.proposals)
 }
 
 // releaseProposals frees the place of proposals that have left the queue; reclaimProposals takes it again.

@@ -398,6 +398,7 @@ func (n *Node) loop(ctx context.Context) {
 	defer timer.Stop()
 	var in inputs
 	for {
+		gatherRequests(n.inbox.waitingProposals)
 		in = n.inbox.take(in)
 		now := time.Since(n.start)
 		n.fwd.waiting = append(n.fwd.waiting, in.proposals...)

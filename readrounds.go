@@ -2,7 +2,6 @@ package raft
 
 import (
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -66,13 +65,9 @@ type readRound struct {
 	askers   []Header // followers that passed a read on to us
 }
 
-const (
-	// maxReadRounds bounds the rounds whose reads have not ended: they may wait for the state machine. While that many do, later
-	// reads gather in the inbox and share the next round.
-	maxReadRounds = 64
-	// maxYields bounds how often the loop lets others run before it begins a round.
-	maxYields = 4
-)
+// maxReadRounds bounds the rounds whose reads have not ended: they may wait for the state machine. While that many do, later reads
+// gather in the inbox and share the next round.
+const maxReadRounds = 64
 
 // placeReads begins one round for all reads that wait, if none is under way. A round costs four messages and a dozen wake-ups,
 // whether it serves one read or a thousand.
@@ -134,20 +129,8 @@ func (n *Node) holdReads(now time.Duration) {
 }
 
 // takeReads closes the batch in the inbox: later reads belong to a later round.
-//
-// First it lets others run, as long as more reads come of it. The round before has just woken its callers, who are about to ask
-// again. The first of them wakes the loop, and the scheduler lets the loop run before the rest of them: they would miss this round
-// and wait for the one after it.
 func (n *Node) takeReads() {
-	waiting := 0
-	for range maxYields {
-		more := n.inbox.waitingReads()
-		if more == waiting {
-			break
-		}
-		waiting = more
-		runtime.Gosched()
-	}
+	gatherRequests(n.inbox.waitingReads)
 	b := n.inbox.takeReads()
 	if b == nil {
 		return

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -209,5 +210,34 @@ func TestLeaderAnswersReadsOfFollowers(t *testing.T) {
 		n.table.complete(entriesAt(2, 2, 3), make([]any, 1))
 		require.Equal(t, !lost, own.ended())
 		require.Equal(t, lost, len(n.fwd.reads) == 1, "it waits for the next leader")
+	}
+}
+
+// Callers that can run are let ask before the loop takes what waits, but it neither waits for requests that do not come nor goes on
+// without end.
+func TestRequestsGatherWhileMoreCome(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		counts []int         // what waits, look by look
+		takes  time.Duration // until the loop is let run again
+		looks  int
+	}{
+		{"nothing waits", []int{0, 1}, 0, 1},
+		{"no more come", []int{1, 1, 2}, 0, 2},
+		{"more come twice", []int{1, 2, 5, 5, 6}, 0, 4},
+		{"more always come", []int{1, 2, 3, 4, 5, 6, 7, 8, 9}, 0, 1 + maxYields},
+		{"others take long", []int{1, 2, 3, 4}, maxGather, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			looks := 0
+			gatherRequests(func() int {
+				if looks > 0 {
+					time.Sleep(c.takes + 1)
+				}
+				looks++
+				return c.counts[looks-1]
+			})
+			require.Equal(t, c.looks, looks, c.name)
+		})
 	}
 }
