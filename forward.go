@@ -40,6 +40,7 @@ type forwarding struct {
 	reads      []*readBatch // wait for a leader
 	readAskers []Header
 	rounds     []*readRound
+	readsHeld  bool // as the inbox was told last
 
 	// After a refusal nothing is tried before holdUntil, or before the leader changes.
 	holdUntil time.Duration
@@ -524,7 +525,11 @@ func (n *Node) forwardDeadline(now time.Duration) time.Duration {
 		d = min(d, fw.deadline)
 	}
 	for _, r := range f.rounds {
-		if r.to != "" {
+		switch {
+		case r.to == "":
+		case now < r.alone:
+			d = min(d, r.alone)
+		default:
 			d = min(d, r.deadline)
 		}
 	}

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -22,6 +23,7 @@ type inbox struct {
 	proposalBytes int // accepted and not yet appended, wherever they are
 	dropped       uint64
 	reads         *readBatch // gathers until the loop takes it
+	readsHeld     bool       // reads gather without waking the loop, which looks for them by itself
 	withdrawnN    int        // proposals that ended while they lay in a queue
 	gatherBytes   int        // proposals alone do not wake the loop before they are so many bytes; 0: they do at once
 }
@@ -42,6 +44,34 @@ const (
 	maxRequestsQueued   = 1 << 16
 	maxTransportReports = 1 << 12
 )
+
+// Bounds of gatherRequests.
+const (
+	maxYields = 4
+	maxGather = 500 * time.Microsecond
+)
+
+// gatherRequests lets other goroutines run before the loop takes the requests that wait, as long as more of them come of it.
+//
+// Callers are woken in batches, and ask again one after the other. The first of them wakes the loop, and the scheduler lets the
+// loop run before the rest of them: each would have messages or a round of its own, and these cost much more than the request.
+// Where the processors are busy with other things, it may be a while until it is the loop's turn again; then it goes on with what
+// has come.
+func gatherRequests(waiting func() int) {
+	before := waiting()
+	if before == 0 {
+		return
+	}
+	start := time.Now()
+	for range maxYields {
+		runtime.Gosched()
+		now := waiting()
+		if now == before || time.Since(start) > maxGather {
+			return
+		}
+		before = now
+	}
+}
 
 func (b *inbox) init(maxMessageBytes, maxProposalBytes int) {
 	b.wake = make(chan struct{}, 1)
@@ -162,6 +192,13 @@ func (b *inbox) propose(p *Pending) error {
 	return nil
 }
 
+// waitingProposals counts the proposals that the loop has not taken.
+func (b *inbox) waitingProposals() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.in.proposals)
+}
+
 // releaseProposals frees the place of proposals that have left the queue; reclaimProposals takes it again.
 func (b *inbox) releaseProposals(bytes int) {
 	if bytes == 0 {
@@ -201,9 +238,32 @@ func (b *inbox) joinRead() (*readBatch, error) {
 	}
 	if b.reads == nil {
 		b.reads = newReadBatch()
+		if !b.readsHeld {
+			b.signal()
+		}
+	}
+	b.reads.size++
+	return b.reads, nil
+}
+
+// waitingReads counts the reads that wait for the next round.
+func (b *inbox) waitingReads() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reads == nil {
+		return 0
+	}
+	return b.reads.size
+}
+
+// holdReads says whether reads gather without waking the loop. Those that have gathered wake it when that ends.
+func (b *inbox) holdReads(hold bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.readsHeld = hold
+	if !hold && b.reads != nil {
 		b.signal()
 	}
-	return b.reads, nil
 }
 
 func (b *inbox) takeReads() *readBatch {

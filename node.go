@@ -400,6 +400,7 @@ func (n *Node) loop(ctx context.Context) {
 	defer timer.Stop()
 	var in inputs
 	for {
+		gatherRequests(n.inbox.waitingProposals)
 		in = n.inbox.take(in)
 		now := time.Since(n.start)
 		n.fwd.waiting = append(n.fwd.waiting, in.proposals...)
@@ -427,6 +428,7 @@ func (n *Node) loop(ctx context.Context) {
 		n.placeProposals(now)
 		n.placeReads(now)
 		n.drain(now)
+		n.holdReads(now)
 		n.checkDrained()
 
 		if n.failure.Load() != nil {

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,8 +33,10 @@ func (n *Node) Read(ctx context.Context) error {
 	}
 }
 
-// readBatch is all the reads that arrived between two turns of the loop. They share one round, and one channel wakes them all.
+// readBatch is all the reads that came while the round before them was under way. They share the next one, and one channel wakes
+// them all.
 type readBatch struct {
+	size int // guarded by the inbox
 	done chan struct{}
 	once sync.Once
 	err  error
@@ -56,15 +59,18 @@ func (b *readBatch) end(err error) {
 type readRound struct {
 	id       uint64
 	to       NodeID        // the leader it was passed on to; "": we lead
-	deadline time.Duration // of a round that was passed on
+	alone    time.Duration // of a round that was passed on: until then no other is
+	deadline time.Duration // likewise: then it is asked again
 	batches  []*readBatch
 	askers   []Header // followers that passed a read on to us
 }
 
-// maxReadRounds bounds the rounds under way. While that many are, later reads gather in the inbox and share the next round.
+// maxReadRounds bounds the rounds whose reads have not ended: they may wait for the state machine. While that many do, later reads
+// gather in the inbox and share the next round.
 const maxReadRounds = 64
 
-// placeReads begins one round for all reads that wait.
+// placeReads begins one round for all reads that wait, if none is under way. A round costs four messages and a dozen wake-ups,
+// whether it serves one read or a thousand.
 func (n *Node) placeReads(now time.Duration) {
 	f := &n.fwd
 	leading := n.view.Role == Leader
@@ -75,6 +81,11 @@ func (n *Node) placeReads(now time.Duration) {
 	case !leading && n.view.Leader == "", now < f.holdUntil:
 		n.refuseReadAskers() // reads of our own go on gathering in the inbox
 		return
+	case leading && n.roundUnderWay(now):
+		return
+	case !leading && n.roundUnderWay(now):
+		n.refuseReadAskers()
+		return
 	case n.readsUnderWay.Load() < maxReadRounds:
 		n.takeReads()
 	}
@@ -82,7 +93,8 @@ func (n *Node) placeReads(now time.Duration) {
 		n.refuseReadAskers()
 		if len(f.reads) > 0 {
 			f.nextRequest++
-			r := &readRound{id: f.nextRequest, to: n.view.Leader, deadline: now + n.cfg.Core.ElectionTimeout, batches: f.reads}
+			r := &readRound{id: f.nextRequest, to: n.view.Leader, batches: f.reads}
+			r.alone, r.deadline = now+n.cfg.Core.HeartbeatInterval, now+n.cfg.Core.ElectionTimeout
 			f.reads = nil
 			f.rounds = append(f.rounds, r)
 			n.transmit(Message{Header: n.header(r.to, r.id), Body: ForwardRead{}})
@@ -102,8 +114,23 @@ func (n *Node) placeReads(now time.Duration) {
 	f.rounds = append(f.rounds, r)
 }
 
+// roundUnderWay reports whether a round must end before the next one begins. Of our own rounds each one must: if its answers are
+// lost, the next heartbeat asks again. A leader that we have asked may be gone for good, so others may be asked after a while.
+func (n *Node) roundUnderWay(now time.Duration) bool {
+	return slices.ContainsFunc(n.fwd.rounds, func(r *readRound) bool { return r.to == "" || now < r.alone })
+}
+
+// holdReads lets reads wake the loop only if it can begin a round for them.
+func (n *Node) holdReads(now time.Duration) {
+	if hold := n.roundUnderWay(now); hold != n.fwd.readsHeld {
+		n.fwd.readsHeld = hold
+		n.inbox.holdReads(hold)
+	}
+}
+
 // takeReads closes the batch in the inbox: later reads belong to a later round.
 func (n *Node) takeReads() {
+	gatherRequests(n.inbox.waitingReads)
 	b := n.inbox.takeReads()
 	if b == nil {
 		return

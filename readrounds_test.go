@@ -2,6 +2,7 @@ package raft
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,17 @@ func (n *Node) sent() []Message {
 	}
 	n.out = nil
 	return ms
+}
+
+// woken reports whether the loop was woken, and lets it sleep again.
+func (n *Node) woken() bool {
+	n.inbox.take(inputs{})
+	select {
+	case <-n.inbox.wake:
+		return true
+	default:
+		return false
+	}
 }
 
 func (b *readBatch) ended() bool {
@@ -82,7 +94,7 @@ func TestReadThatIsNotAnsweredIsAskedAgain(t *testing.T) {
 	b := n.join(t)
 	n.placeReads(0)
 	require.Len(t, n.sent(), 1)
-	now := n.forwardDeadline(0)
+	now := n.cfg.Core.ElectionTimeout
 	n.expireForwards(now)
 	n.placeReads(now)
 	ms := n.sent()
@@ -106,6 +118,67 @@ func TestLaterReadBelongsToALaterRound(t *testing.T) {
 	require.False(t, second.ended())
 	n.placeReads(0)
 	require.Len(t, n.sent(), 1)
+}
+
+// A round costs the same for one read as for a thousand: while one is under way, reads gather for the next, and do not wake the loop.
+func TestReadsGatherWhileARoundIsUnderWay(t *testing.T) {
+	l, a := newServer(t, "a b c")
+	l.office(a, "b")
+	n := readingNode(LeaderChange{Term: 2, Role: Leader, Leader: "a"})
+	n.core = a.core
+	first := n.join(t)
+	require.True(t, n.woken())
+	n.placeReads(l.now)
+	n.holdReads(l.now)
+	require.Len(t, n.fwd.rounds, 1)
+
+	second := n.join(t)
+	require.False(t, n.woken())
+	n.fwd.readAskers = []Header{{From: "c", To: "a", Request: 7}}
+	n.placeReads(l.now)
+	require.Len(t, n.fwd.rounds, 1)
+	require.Empty(t, n.sent())
+	require.Equal(t, second, n.join(t))
+
+	n.table.complete(entriesAt(2, 1, 2), make([]any, 1))
+	n.handleReadResult(l.now, ReadResult{ID: n.fwd.rounds[0].id, Index: 1})
+	require.True(t, first.ended())
+	n.placeReads(l.now)
+	require.Len(t, n.fwd.rounds, 1)
+	require.Len(t, n.fwd.rounds[0].askers, 1)
+	n.handleReadResult(l.now, ReadResult{ID: n.fwd.rounds[0].id, Index: 1})
+	require.True(t, second.ended())
+}
+
+// Where the loop confirms a round and has nothing else to do (a server alone needs no answer), reads that have gathered wake it.
+func TestReadsThatHaveGatheredWakeTheLoop(t *testing.T) {
+	n := readingNode(LeaderChange{Term: 2, Role: Leader, Leader: "a"})
+	n.fwd.rounds = []*readRound{{id: 1}}
+	n.holdReads(0)
+	n.join(t)
+	require.False(t, n.woken())
+	n.handleReadResult(0, ReadResult{ID: 1})
+	n.holdReads(0)
+	require.True(t, n.woken())
+}
+
+// The leader that was asked may be gone: later reads go out by themselves when it has not answered for a while.
+func TestForwardedRoundHoldsUpTheNextForAHeartbeatOnly(t *testing.T) {
+	n := readingNode(LeaderChange{Term: 2, Role: Follower, Leader: "b"})
+	n.join(t)
+	n.placeReads(0)
+	require.Len(t, n.sent(), 1)
+	later := n.join(t)
+	n.placeReads(0)
+	require.Empty(t, n.sent())
+	now := n.forwardDeadline(0)
+	require.Equal(t, n.cfg.Core.HeartbeatInterval, now)
+	n.placeReads(now)
+	ms := n.sent()
+	require.Len(t, ms, 1)
+	n.handleForwardReadReply(now, Header{From: "b", To: "a", Term: 2, Request: ms[0].Request}, ForwardReadReply{})
+	require.True(t, later.ended())
+	require.Equal(t, n.cfg.Core.ElectionTimeout, n.forwardDeadline(now), "the first is still waited for")
 }
 
 // The leader's half: followers get the index to wait for once the round is confirmed, and a refusal if leadership was lost before;
@@ -137,5 +210,34 @@ func TestLeaderAnswersReadsOfFollowers(t *testing.T) {
 		n.table.complete(entriesAt(2, 2, 3), make([]any, 1))
 		require.Equal(t, !lost, own.ended())
 		require.Equal(t, lost, len(n.fwd.reads) == 1, "it waits for the next leader")
+	}
+}
+
+// Callers that can run are let ask before the loop takes what waits, but it neither waits for requests that do not come nor goes on
+// without end.
+func TestRequestsGatherWhileMoreCome(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		counts []int         // what waits, look by look
+		takes  time.Duration // until the loop is let run again
+		looks  int
+	}{
+		{"nothing waits", []int{0, 1}, 0, 1},
+		{"no more come", []int{1, 1, 2}, 0, 2},
+		{"more come twice", []int{1, 2, 5, 5, 6}, 0, 4},
+		{"more always come", []int{1, 2, 3, 4, 5, 6, 7, 8, 9}, 0, 1 + maxYields},
+		{"others take long", []int{1, 2, 3, 4}, maxGather, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			looks := 0
+			gatherRequests(func() int {
+				if looks > 0 {
+					time.Sleep(c.takes + 1)
+				}
+				looks++
+				return c.counts[looks-1]
+			})
+			require.Equal(t, c.looks, looks, c.name)
+		})
 	}
 }

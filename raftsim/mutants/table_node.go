@@ -771,9 +771,44 @@ func (p *Pending) appended`,
 		Name: "lost answer to a read waited for without end",
 		Rule: "SAFETY inv 14: reads change nothing, so they are repeated until they are answered",
 		File: "readrounds.go",
-		Old:  `deadline: now + n.cfg.Core.ElectionTimeout, batches: f.reads}`,
-		New:  `deadline: never, batches: f.reads}`,
+		Old:  `r.alone, r.deadline = now+n.cfg.Core.HeartbeatInterval, now+n.cfg.Core.ElectionTimeout`,
+		New:  `r.alone, r.deadline = now+n.cfg.Core.HeartbeatInterval, never`,
 		Test: Test{".", "TestReadWhoseAnswerIsLostIsAskedAgain"},
+	},
+	{
+		Name: "lost answer to a read holds up all later reads",
+		Rule: "DESIGN §1.6: nothing waits for ever; later reads need not wait until an answer counts as lost",
+		File: "readrounds.go",
+		Old:  `return slices.ContainsFunc(n.fwd.rounds, func(r *readRound) bool { return r.to == "" || now < r.alone })`,
+		New:  `return slices.ContainsFunc(n.fwd.rounds, func(r *readRound) bool { return r.to == "" || now < never })`,
+		Test: Test{".", "TestForwardedRoundHoldsUpTheNextForAHeartbeatOnly"},
+	},
+	{
+		Name: "a round for every read",
+		Rule: "DESIGN §3 reads: a read joins the next round",
+		File: "readrounds.go",
+		Old:  `	case leading && n.roundUnderWay(now):`,
+		New:  `	case leading && n.roundUnderWay(now) && false:`,
+		Test: Test{".", "TestReadsGatherWhileARoundIsUnderWay"},
+	},
+	{
+		Name: "gathering requests keeps the loop from its work",
+		Rule: "DESIGN §4: the loop waits for nothing but its inbox and the clock",
+		File: "inbox.go",
+		Old:  `now == before || time.Since(start) > maxGather`,
+		New:  `now == before || time.Since(start) > never`,
+		Test: Test{".", "TestRequestsGatherWhileMoreCome"},
+	},
+	{
+		Name: "reads that gathered during a round wake nobody",
+		Rule: "DESIGN §1.6: nothing waits for ever",
+		File: "inbox.go",
+		Old: `	if !hold && b.reads != nil {
+		b.signal()
+	}
+`,
+		New:  ``,
+		Test: Test{".", "TestReadsThatHaveGatheredWakeTheLoop"},
 	},
 
 	// leadership.go.
