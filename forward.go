@@ -68,6 +68,7 @@ func (n *Node) placeProposals(now time.Duration) {
 	f := &n.fwd
 	n.purgeWithdrawn()
 	if len(f.waiting) == 0 && len(f.incoming) == 0 {
+		f.gatherUntil = 0 // what waited was given up: a time that has passed would keep the loop awake
 		return
 	}
 	if n.gathers(now) {
@@ -102,7 +103,7 @@ const (
 // together. It is not for long: another server's disk may be faster, and the way to it may be far.
 func (n *Node) gathers(now time.Duration) bool {
 	f := &n.fwd
-	if n.view.Role != Leader || n.written <= n.persisted || len(f.incoming) >= gatherForwards || n.draining.Load() {
+	if n.view.Role != Leader || now < f.holdUntil || n.written <= n.persisted || len(f.incoming) >= gatherForwards || n.draining.Load() {
 		return false
 	}
 	if f.gatherUntil == 0 {

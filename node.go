@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -400,7 +399,9 @@ func (n *Node) loop(ctx context.Context) {
 	defer timer.Stop()
 	var in inputs
 	for {
-		gatherRequests(n.inbox.waitingProposals)
+		if n.written <= n.persisted { // otherwise they gather until the disk is free
+			gatherRequests(n.inbox.waitingProposals)
+		}
 		in = n.inbox.take(in)
 		now := time.Since(n.start)
 		n.fwd.waiting = append(n.fwd.waiting, in.proposals...)
@@ -447,7 +448,6 @@ func (n *Node) loop(ctx context.Context) {
 		timer.Reset(pause)
 		select {
 		case <-n.inbox.wake:
-			runtime.Gosched() // let those who were woken with the one that woke us ask too: one batch instead of two
 		case <-timer.C:
 		case <-n.quit:
 			return
