@@ -19,7 +19,7 @@ type Verified struct {
 	Meta  raft.SnapshotMeta `json:"meta"`  // zero if the description itself cannot be trusted
 
 	// Damage says what is wrong with the file; nil: every byte of it is what was written.
-	Damage *raft.CorruptionError `json:"damage,omitempty"`
+	Damage *raft.CorruptionError `json:"-"`
 }
 
 // Described reports that header, trailer and length of the file are intact: a server takes such a snapshot for a good one until it
