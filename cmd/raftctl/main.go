@@ -3,12 +3,14 @@
 //	raftctl inspect DIR    everything about the directory: whose it is, log, term and vote, snapshots, damage
 //	raftctl verify DIR     only what is wrong, with the file, the offset, what it means and what to do
 //	raftctl dump DIR       the entries of the log; -from and -to choose some
+//	raftctl recover -cluster ID DIR
+//	                       a majority is lost: make this server the only member of a new cluster, after asking
 //
-// With -format json the first two print one object, and dump one object a line. None of them changes anything. docs/raftctl.md has
-// more.
+// With -format json all but dump print one object, and dump one object a line. The first three change nothing. docs/raftctl.md has more.
 //
 // It ends with 0 if the directory is good, which includes an unfinished write that the next start leaves out; with 1 if something is
-// damaged; with 2 if it was called in a wrong way; with 3 if the directory cannot be read, or a server is running in it.
+// damaged; with 2 if it was called in a wrong way, or told not to go on; with 3 if the directory cannot be read or written, or a server
+// is running in it.
 package main
 
 import (
@@ -35,7 +37,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := command(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -43,6 +45,7 @@ func main() {
 // call is one call of the command.
 type call struct {
 	fs     vfs.FS
+	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
 	flags  *flag.FlagSet
@@ -50,11 +53,13 @@ type call struct {
 	dir    string
 }
 
-const usage = "usage: raftctl inspect, verify or dump, each with its flags and a data directory; -h behind one of them lists the flags"
+const usage = "usage: raftctl inspect, verify, dump or recover, each with its flags and a data directory; -h behind one of them lists the flags"
 
-func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	c := &call{fs: vfs.OS{}, stdout: stdout, stderr: stderr}
-	verbs := map[string]func(context.Context, []string) (int, error){"inspect": c.inspect, "verify": c.verify, "dump": c.dump}
+func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	c := &call{fs: vfs.OS{}, stdin: stdin, stdout: stdout, stderr: stderr}
+	verbs := map[string]func(context.Context, []string) (int, error){
+		"inspect": c.inspect, "verify": c.verify, "dump": c.dump, "recover": c.recover,
+	}
 	if len(args) == 0 || verbs[args[0]] == nil {
 		c.say("%s\n", usage)
 		return exitUsage

@@ -100,14 +100,11 @@ const (
 // Damage is part of the report. Errors are those of the device and of ctx; [raft.ErrLocked] (a server runs in the directory),
 // [ErrNoLog] and fs.ErrNotExist.
 func Inspect(ctx context.Context, fsys vfs.FS, dir string) (Report, error) {
-	in, err := beginInspection(ctx, fsys, dir)
+	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared)
 	if err != nil {
 		return Report{}, err
 	}
-	in.report.Snapshots, err = snapshot.Verify(ctx, fsys, in.w.snapshotsDir())
-	if err == nil {
-		in.judgeSnapshots()
-	}
+	err = in.verifySnapshots(ctx)
 	return in.report, errors.Join(err, in.end())
 }
 
@@ -117,7 +114,7 @@ func Inspect(ctx context.Context, fsys vfs.FS, dir string) (Report, error) {
 //
 // Errors are those of Inspect, of begin and of entry.
 func Dump(ctx context.Context, fsys vfs.FS, dir string, lo, hi raft.Index, begin func(*Report) error, entry func(raft.Entry) error) error {
-	in, err := beginInspection(ctx, fsys, dir)
+	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared)
 	if err != nil {
 		return err
 	}
@@ -151,8 +148,11 @@ type inspection struct {
 	report Report
 }
 
-func beginInspection(ctx context.Context, fsys vfs.FS, dir string) (_ *inspection, err error) {
-	in := &inspection{w: New(dir, Options{FS: fsys}), report: Report{Directory: dir, Verdict: Clean, Findings: []Finding{}}}
+func beginInspection(ctx context.Context, fsys vfs.FS, dir string, lock func(path string) (io.Closer, error)) (_ *inspection, err error) {
+	in := &inspection{w: New(dir, Options{FS: fsys}), report: Report{
+		Directory: dir, Verdict: Clean, Findings: []Finding{}, Configurations: []ConfigurationAt{}, Segments: []Segment{},
+		Snapshots: []snapshot.Verified{},
+	}}
 	names, err := fsys.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("inspect log: %w", err)
@@ -160,7 +160,7 @@ func beginInspection(ctx context.Context, fsys vfs.FS, dir string) (_ *inspectio
 	if !slices.ContainsFunc(names, isOurs) {
 		return nil, fmt.Errorf("inspect log: %s: %w", dir, ErrNoLog)
 	}
-	in.lock, err = fsys.LockShared(in.w.path(lockName))
+	in.lock, err = lock(in.w.path(lockName))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		in.lock = nil // a copy, perhaps
@@ -303,6 +303,16 @@ func (in *inspection) judgeLog() {
 	}
 }
 
+func (in *inspection) verifySnapshots(ctx context.Context) error {
+	all, err := snapshot.Verify(ctx, in.w.fs, in.w.snapshotsDir())
+	if err != nil {
+		return fmt.Errorf("inspect snapshots: %w", err)
+	}
+	in.report.Snapshots = append(in.report.Snapshots, all...)
+	in.judgeSnapshots()
+	return nil
+}
+
 // judgeSnapshots finds out whether a server could go on from what is there: it takes the newest snapshot whose description is intact,
 // and the log behind it.
 func (in *inspection) judgeSnapshots() {
@@ -406,8 +416,11 @@ func (in *inspection) examine(ctx context.Context, damage *raft.CorruptionError)
 			return err
 		}
 	}
-	refusal.Meaning = fmt.Sprintf("the server refuses to start: what it has promised may be hidden here; the log can be read in order up to entry %v%s",
-		w.index.last, behind)
+	readable := "nothing of the log can be read in order"
+	if last := w.index.last; last.Index > 0 {
+		readable = fmt.Sprintf("the log can be read in order up to entry %v", last)
+	}
+	refusal.Meaning = fmt.Sprintf("the server refuses to start: what it has promised may be hidden here; %s%s", readable, behind)
 	in.add(refusal)
 	for _, f := range others {
 		in.add(f)
@@ -460,9 +473,9 @@ func (x examined) String() string {
 	case x.batches == 0:
 		return ""
 	case x.last == (raft.EntryID{}):
-		return fmt.Sprintf(", and of the rest %d batches without entries are intact by themselves", x.batches)
+		return fmt.Sprintf("; intact besides, as far as can be told: %d batches without entries", x.batches)
 	}
-	return fmt.Sprintf(", and of the rest %d batches with entries %v to %v are intact by themselves", x.batches, x.first, x.last)
+	return fmt.Sprintf("; intact besides, as far as can be told: %d batches, with entries %v to %v", x.batches, x.first, x.last)
 }
 
 // examineSegment walks over the batches of a segment from s.end on, and tells of each stretch that is damaged; inStretch says that the
@@ -494,7 +507,9 @@ func (in *inspection) examineSegment(ctx context.Context, s *segment, inStretch 
 			return err
 		}
 		if v.reason == "" {
-			behind.batches++
+			if !h.has(flagIdle) {
+				behind.batches++
+			}
 			if h.count > 0 && behind.first == (raft.EntryID{}) {
 				behind.first = h.span().first
 			}
