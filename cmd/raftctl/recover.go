@@ -128,8 +128,8 @@ func printOthers(item func(string, ...any), p *wal.Recovery) {
 		}
 	}
 	if len(others) > 0 {
-		item("%s will be strangers. If a majority of the old cluster can still run, it goes on as %q, apart from the new one: be sure that it\n"+
-			"  never starts again. To come back, a server needs an empty directory, and to be added to the new cluster.",
-			strings.Join(others, ", "), p.Cluster)
+		item("%s are no members of the new cluster, and their IDs cannot be used in it. If a majority of the old cluster can still run, it\n"+
+			"  goes on as %q, apart from the new one: be sure that it never starts again. Their machines can join with empty directories\n"+
+			"  and new IDs.", strings.Join(others, ", "), p.Cluster)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/steadyraft/raft/storage/vfs"
 )
 
-// Recovery describes a forced recovery: one server that has survived founds a new cluster with what it has, alone. The others join it
-// afterwards with empty directories; docs/raftctl.md says why there is never more than one.
+// Recovery describes a forced recovery: one server that has survived founds a new cluster with what it has, alone. Others join it afterwards,
+// with empty directories and new IDs; docs/raftctl.md says why.
 type Recovery struct {
 	Directory   string           `json:"directory"`
 	Node        raft.NodeID      `json:"node"`
@@ -88,8 +88,8 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 			self.Address = before.Address
 		}
 		conf.LeaderLeases = old.Configuration.LeaderLeases
-		conf.Removed = slices.DeleteFunc(slices.Clone(old.Configuration.Removed), func(id raft.NodeID) bool { return id == r.Node })
 	}
+	conf.Removed = in.formerMembers()
 	if self.Address == "" {
 		return Recovery{}, fmt.Errorf("recover %s: no configuration says at which address server %q is reached; say it", r.Directory, r.Node)
 	}
@@ -101,6 +101,34 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 		raft.EntryID{Term: max(r.HardState.CurrentTerm, plan.Last.Term) + 1, Index: plan.Last.Index + 1}, conf,
 	}
 	return plan, nil
+}
+
+// formerMembers lists all servers that ever were members as far as is known here, but for this one: as if they were removed now. Their IDs
+// must not come back. A new member gets the old snapshot and the old log first, and until the new configuration reaches it, believes
+// in the one that is there: if it had the ID of an old voter, and another one, too, then the two would be a majority of three, could
+// elect one of them without this server, and overwrite what it has committed meanwhile.
+func (in *inspection) formerMembers() []raft.NodeID {
+	var ids []raft.NodeID
+	see := func(id raft.NodeID) {
+		if id != in.report.Node && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	seeAll := func(c *raft.Configuration) {
+		for _, id := range c.Removed {
+			see(id)
+		}
+		for i := range c.Servers {
+			see(c.Servers[i].ID)
+		}
+	}
+	for i := len(in.report.Snapshots) - 1; i >= 0; i-- {
+		seeAll(&in.report.Snapshots[i].Meta.Configuration)
+	}
+	for i := range in.report.Configurations {
+		seeAll(&in.report.Configurations[i].Configuration)
+	}
+	return ids[max(0, len(ids)-raft.MaxTombstones):]
 }
 
 // startNumber returns the number of the snapshot that a server would start from, -1 if there is none.

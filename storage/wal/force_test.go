@@ -1,8 +1,10 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -96,7 +98,9 @@ func TestRecoverFoundsACluster(t *testing.T) {
 			require.Equal(t, raft.Server{ID: "n1", Address: address, Replica: plan.Replica, Priority: conf.Servers[0].Priority}, conf.Servers[0])
 			if name == "behind a snapshot" {
 				require.EqualValues(t, 7, conf.Servers[0].Priority)
-				require.Equal(t, []raft.NodeID{"n9"}, conf.Removed)
+				require.Equal(t, []raft.NodeID{"n9", "n2", "n3"}, conf.Removed)
+			} else {
+				require.Equal(t, []raft.NodeID{"n2"}, conf.Removed, "the ID of a former member must not come back")
 			}
 			require.NoError(t, w.Close())
 
@@ -258,5 +262,61 @@ func TestRecoverOnAFailingDisk(t *testing.T) {
 		require.Contains(t, []string{"c", "new"}, rec.Identity.Cluster)
 		require.EqualValues(t, map[string]int{"c": 1, "new": 2}[rec.Identity.Cluster], rec.LastIndex)
 		require.NoError(t, w.Close())
+	}
+}
+
+// The process before may have died before its last syncs returned: what is read then is in memory only. A recovery makes it durable
+// before it builds on it, so that no crash of the machine takes it away afterwards.
+func TestRecoverSecuresWhatItBuildsOn(t *testing.T) {
+	broken := errors.New("sync failed")
+	for _, what := range []string{"the last batch", "a snapshot"} {
+		t.Run(strings.ReplaceAll(what, " ", "_"), func(t *testing.T) {
+			for seed := range uint64(40) {
+				disk := vfs.New(seed)
+				w := New("/data", smallOptions(disk))
+				mustOpen(t, w)
+				require.NoError(t, w.Write(raft.Batch{Entries: []raft.Entry{entry(1, 1, raft.EntryConfiguration, members("c", "n1", "n2"))}}))
+				want := raft.EntryID{Term: 1, Index: 3}
+				if what == "a snapshot" {
+					want = raft.EntryID{Term: 3, Index: 50}
+					sink, err := w.Snapshots().Create(raft.SnapshotMeta{
+						Index: 50, Term: 3, Size: -1, Configuration: raft.Configuration{ClusterID: "c", Servers: []raft.Server{{ID: "n1", Address: "h:1"}}},
+					})
+					require.NoError(t, err)
+					disk.SetFault(func(op vfs.Op) error {
+						if op.Kind == vfs.OpSyncDir {
+							return broken
+						}
+						return nil
+					})
+					_, err = sink.Commit()
+					require.ErrorIs(t, err, broken)
+				} else {
+					disk.SetFault(func(op vfs.Op) error {
+						if op.Kind == vfs.OpSync {
+							return broken
+						}
+						return nil
+					})
+					require.ErrorIs(t, w.Write(raft.Batch{Entries: commands(2, 2, 1, 700)}), broken)
+				}
+				disk = disk.Kill() // the process, not the machine
+
+				plan, err := PlanRecovery(ctx, disk, "/data", "new", "")
+				require.NoError(t, err)
+				require.Equal(t, want, plan.Last)
+				require.NoError(t, Recover(ctx, disk, plan))
+
+				disk = disk.Crash()
+				r, err := Inspect(ctx, disk, "/data")
+				require.NoError(t, err)
+				require.Equal(t, Clean, r.Verdict, "seed %d: %+v", seed, r.Findings)
+				require.Equal(t, "new", r.Cluster)
+				require.Equal(t, plan.Entry.EntryID, r.Last)
+				if what == "a snapshot" {
+					require.Len(t, r.Snapshots, 1)
+				}
+			}
+		})
 	}
 }
