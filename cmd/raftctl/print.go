@@ -22,8 +22,12 @@ func printReport(w io.Writer, r *wal.Report) error {
 	fmt.Fprintln(t, "  file\tbytes\tends at\tbatches\tfirst entry\tlast entry\t")
 	for i := range r.Segments {
 		s := &r.Segments[i]
-		if s.LeftOver {
+		switch {
+		case s.LeftOver:
 			fmt.Fprintf(t, "  %s\t%d\tleft over, no longer read\t\t\t\t\n", filepath.Base(s.File), s.Bytes)
+			continue
+		case s.End == 0:
+			fmt.Fprintf(t, "  %s\t%d\tnot reached\t\t\t\t\n", filepath.Base(s.File), s.Bytes)
 			continue
 		}
 		fmt.Fprintf(t, "  %s\t%d\t%d\t%d\t%s\t%s\t\n", filepath.Base(s.File), s.Bytes, s.End, s.Batches, entryID(s.First), entryID(s.Last))
@@ -56,10 +60,15 @@ func printServer(b *bytes.Buffer, r *wal.Report) {
 		voted = fmt.Sprintf("voted for %q", r.HardState.VotedFor)
 	}
 	fmt.Fprintf(b, "term        %d, %s\n", r.HardState.CurrentTerm, voted)
-	if r.Last.Index == r.Compacted.Index {
-		fmt.Fprintf(b, "log         empty behind entry %s\n", entryID(r.Last))
-	} else {
-		fmt.Fprintf(b, "log         entries %d to %s, behind %s\n", r.Compacted.Index+1, entryID(r.Last), entryID(r.Compacted))
+	switch {
+	case r.Last.Index == 0:
+		fmt.Fprintf(b, "log         empty\n")
+	case r.Last.Index == r.Compacted.Index:
+		fmt.Fprintf(b, "log         empty; the next entry follows %v\n", r.Last)
+	case r.Compacted.Index == 0:
+		fmt.Fprintf(b, "log         entries 1 to %v\n", r.Last)
+	default:
+		fmt.Fprintf(b, "log         entries %d to %v; those up to %v are in a snapshot only\n", r.Compacted.Index+1, r.Last, r.Compacted)
 	}
 }
 

@@ -42,14 +42,13 @@ type Finding struct {
 
 // Segment describes one file of the log.
 type Segment struct {
-	File     string `json:"file"`
-	Sequence uint64 `json:"sequence"`
-	Bytes    int64  `json:"bytes"` // of the file
-	// LeftOver: no server reads the file any more; the next one that runs removes it. What follows is then zero.
-	LeftOver bool         `json:"left_over,omitempty"`
-	End      int64        `json:"end"`     // behind the last intact batch that belongs to the log
-	Batches  int          `json:"batches"` // up to there
-	First    raft.EntryID `json:"first"`   // entry in them, superseded ones included; zero if there is none
+	File     string       `json:"file"`
+	Sequence uint64       `json:"sequence"`
+	Bytes    int64        `json:"bytes"`               // of the file
+	LeftOver bool         `json:"left_over,omitempty"` // no server reads the file any more; the next one that runs removes it
+	End      int64        `json:"end"`                 // behind the last intact batch that belongs to the log; 0 if a damage in front kept it from being read
+	Batches  int          `json:"batches"`             // up to there
+	First    raft.EntryID `json:"first"`               // entry in them, superseded ones included; zero if there is none
 	Last     raft.EntryID `json:"last"`
 }
 
@@ -199,7 +198,7 @@ func beginInspection(ctx context.Context, fsys vfs.FS, dir string, lock func(pat
 	if refusal != nil && !errors.As(refusal, &damage) {
 		return nil, refusal
 	}
-	if err := in.describe(segments); err != nil {
+	if err := in.describe(segments, damage != nil); err != nil {
 		return nil, err
 	}
 	if damage != nil {
@@ -251,7 +250,7 @@ func (r *recovery) noteDegraded(path string, err error, meaning string) {
 }
 
 // describe fills in what was understood.
-func (in *inspection) describe(replayed map[uint64]*Segment) error {
+func (in *inspection) describe(replayed map[uint64]*Segment, damaged bool) error {
 	w, r, report := in.w, in.r, &in.report
 	if len(r.files) > 0 {
 		id := r.headers[slices.Max(r.files)].identity
@@ -279,7 +278,7 @@ func (in *inspection) describe(replayed map[uint64]*Segment) error {
 		if err != nil {
 			return fmt.Errorf("size of segment %d: %w", seq, err)
 		}
-		s := Segment{LeftOver: true}
+		s := Segment{LeftOver: !damaged || r.voteFound && seq < r.vote.first}
 		if i := slices.IndexFunc(w.segments, func(s *segment) bool { return s.seq == seq }); i >= 0 {
 			if had := replayed[seq]; had != nil {
 				s = *had
@@ -475,7 +474,7 @@ func (x examined) String() string {
 	case x.last == (raft.EntryID{}):
 		return fmt.Sprintf("; intact besides, as far as can be told: %d batches without entries", x.batches)
 	}
-	return fmt.Sprintf("; intact besides, as far as can be told: %d batches, with entries %v to %v", x.batches, x.first, x.last)
+	return fmt.Sprintf("; intact besides, as far as can be told: %d batches, with %s", x.batches, entryRange(x.first, x.last))
 }
 
 // examineSegment walks over the batches of a segment from s.end on, and tells of each stretch that is damaged; inStretch says that the
@@ -558,7 +557,7 @@ func holds(h *batchHeader, b []byte) string {
 		return "the batch holds no entry"
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "the batch holds entries %v to %v", h.span().first, h.last)
+	fmt.Fprintf(&s, "the batch holds %s", entryRange(h.span().first, h.last))
 	bad, at := 0, int64(h.headerLen)
 	for index := h.prev.Index + 1; index <= h.last.Index; index++ {
 		n, id, err := raft.EntryFrameSize(b[at:h.size()])
@@ -575,7 +574,7 @@ func holds(h *batchHeader, b []byte) string {
 		}
 		if n == 0 || int64(n) > h.size()-at {
 			if index < h.last.Index {
-				fmt.Fprintf(&s, "; where entries %d to %d lie in it is unknown", index+1, h.last.Index)
+				fmt.Fprintf(&s, "; where the %d entries behind it lie is unknown", h.last.Index-index)
 			}
 			break
 		}
@@ -588,4 +587,11 @@ func holds(h *batchHeader, b []byte) string {
 		fmt.Fprintf(&s, "; and %d more", bad-10)
 	}
 	return s.String()
+}
+
+func entryRange(first, last raft.EntryID) string {
+	if first == last {
+		return fmt.Sprintf("entry %v", first)
+	}
+	return fmt.Sprintf("entries %v to %v", first, last)
 }

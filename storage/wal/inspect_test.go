@@ -269,8 +269,11 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, r.Findings, 2)
 	require.Equal(t, f.File, r.Findings[0].File, "Open's own reason comes first")
+	require.Len(t, r.Segments, 2)
+	require.False(t, r.Segments[1].LeftOver)
+	require.Zero(t, r.Segments[1].End, "not reached")
 	require.Equal(t, "/data/0000000000000002.wal", r.Findings[1].File)
-	require.Contains(t, r.Findings[1].Found, "entry 5 is damaged: entry header: header checksum does not match; where entries 6 to 6 lie in it is unknown")
+	require.Contains(t, r.Findings[1].Found, "entry 5 is damaged: entry header: header checksum does not match; where the 1 entries behind it lie is unknown")
 }
 
 // However many places are damaged, the report is bounded.
