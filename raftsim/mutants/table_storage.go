@@ -515,11 +515,11 @@ var storage = []Mutant{
 		Test: Test{"./storage/wal", "TestRecoverRefuses"},
 	},
 	{
-		Name: "recovery writes in a term that others may know",
-		Rule: "§5.2 and §5.3: one leader per term makes (term, index) name one entry",
+		Name: "terms after a recovery are those that lost leaders gave out",
+		Rule: "WhileLeader: an epoch is given out once",
 		File: "storage/wal/force.go",
-		Old:  `max(r.HardState.CurrentTerm, plan.Last.Term) + 1`,
-		New:  `max(r.HardState.CurrentTerm, plan.Last.Term)`,
+		Old:  `max(r.HardState.CurrentTerm, plan.Last.Term) + termLeap`,
+		New:  `max(r.HardState.CurrentTerm, plan.Last.Term) + 1`,
 		Test: Test{"./storage/wal", "TestRecoverFoundsACluster"},
 	},
 	{

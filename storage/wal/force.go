@@ -28,6 +28,10 @@ type Recovery struct {
 	incarnation uint64
 }
 
+// termLeap is how far the new cluster's terms lie above the last one that the survivor knows. The lost servers may have had leaders in
+// later terms, who gave these out as epochs: what is fenced by them must not see one of them again.
+const termLeap = 1 << 20
+
 // ErrDamaged says that a directory is too damaged to go on from it; Inspect says where.
 var ErrDamaged = errors.New("the directory is damaged")
 
@@ -98,7 +102,7 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 		return Recovery{}, fmt.Errorf("recover %s: %w", r.Directory, err)
 	}
 	plan.Entry = ConfigurationAt{
-		raft.EntryID{Term: max(r.HardState.CurrentTerm, plan.Last.Term) + 1, Index: plan.Last.Index + 1}, conf,
+		raft.EntryID{Term: max(r.HardState.CurrentTerm, plan.Last.Term) + termLeap, Index: plan.Last.Index + 1}, conf,
 	}
 	return plan, nil
 }

@@ -149,11 +149,15 @@ func TestInspectAgreesWithOpen(t *testing.T) {
 			close(work)
 			wg.Wait()
 		}
-		if i == 0 {
-			run(v.bits(101))
+		bits, cuts, sectors := 101, 37, 23
+		if *proof {
+			bits, cuts, sectors = 1, 1, 1
 		}
-		run(v.cuts(37))
-		run(v.sectors(23))
+		if i == 0 {
+			run(v.bits(bits))
+		}
+		run(v.cuts(cuts))
+		run(v.sectors(sectors))
 		run(v.files())
 	}
 	require.Zero(t, failures)
