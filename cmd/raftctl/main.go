@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 
 	"github.com/steadyraft/raft/storage/vfs"
 	"github.com/steadyraft/raft/storage/wal"
@@ -35,11 +34,9 @@ const (
 	exitUnreadable = 3
 )
 
+// An interrupt ends the process at once: whatever it does may be cut off anywhere.
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	code := command(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	os.Exit(command(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // call is one call of the command.
@@ -53,7 +50,7 @@ type call struct {
 	dir    string
 }
 
-const usage = "usage: raftctl inspect, verify, dump or recover, each with its flags and a data directory; -h behind one of them lists the flags"
+const usage = "usage: raftctl inspect, verify, dump or recover, each with its flags and a data directory; -h behind one lists its flags"
 
 func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	c := &call{fs: vfs.OS{}, stdin: stdin, stdout: stdout, stderr: stderr}
@@ -108,7 +105,9 @@ func (c *call) verify(ctx context.Context, args []string) (int, error) {
 }
 
 // report inspects the directory and prints the result, as text or as what object makes of it.
-func (c *call) report(ctx context.Context, args []string, text func(io.Writer, *wal.Report) error, object func(*wal.Report) any) (int, error) {
+func (c *call) report(
+	ctx context.Context, args []string, text func(io.Writer, *wal.Report) error, object func(*wal.Report) any,
+) (int, error) {
 	if err := c.parse(args); err != nil {
 		return exitUsage, err
 	}

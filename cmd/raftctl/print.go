@@ -55,11 +55,15 @@ func printReport(w io.Writer, r *wal.Report) error {
 func printServer(b *bytes.Buffer, r *wal.Report) {
 	fmt.Fprintf(b, "directory   %s\n", r.Directory)
 	fmt.Fprintf(b, "server      node %q of cluster %q, replica %016x, run %d\n", r.Node, r.Cluster, uint64(r.Replica), r.Incarnation)
-	voted := "no vote"
-	if r.HardState.VotedFor != "" {
-		voted = fmt.Sprintf("voted for %q", r.HardState.VotedFor)
+	fmt.Fprintf(b, "term        %s", hardState(&r.HardState))
+	switch {
+	case r.VoteFile == nil:
+		b.WriteString(" (from the log; no vote file)\n")
+	case *r.VoteFile != r.HardState:
+		fmt.Fprintf(b, " (the vote file says: %s)\n", hardState(r.VoteFile))
+	default:
+		b.WriteByte('\n')
 	}
-	fmt.Fprintf(b, "term        %d, %s\n", r.HardState.CurrentTerm, voted)
 	switch {
 	case r.Last.Index == 0:
 		fmt.Fprintf(b, "log         empty\n")
@@ -70,6 +74,13 @@ func printServer(b *bytes.Buffer, r *wal.Report) {
 	default:
 		fmt.Fprintf(b, "log         entries %d to %v; those up to %v are in a snapshot only\n", r.Compacted.Index+1, r.Last, r.Compacted)
 	}
+}
+
+func hardState(hs *raft.HardState) string {
+	if hs.VotedFor == "" {
+		return fmt.Sprintf("%d, no vote", hs.CurrentTerm)
+	}
+	return fmt.Sprintf("%d, voted for %q", hs.CurrentTerm, hs.VotedFor)
 }
 
 func printConfigurations(b *bytes.Buffer, r *wal.Report) {

@@ -12,8 +12,8 @@ import (
 	"github.com/steadyraft/raft/storage/vfs"
 )
 
-// Recovery describes a forced recovery: one server that has survived founds a new cluster with what it has, alone. Others join it afterwards,
-// with empty directories and new IDs; docs/raftctl.md says why.
+// Recovery describes a forced recovery: one server that has survived founds a new cluster with what it has, alone. Others join it
+// afterwards, with empty directories and new IDs; docs/raftctl.md says why.
 type Recovery struct {
 	Directory   string           `json:"directory"`
 	Node        raft.NodeID      `json:"node"`
@@ -55,13 +55,14 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 	r := &in.report
 	switch {
 	case r.Verdict == Damaged:
-		return Recovery{}, fmt.Errorf("recover %s: %w: raftctl verify says where; recover another survivor, or restore a copy", r.Directory, ErrDamaged)
-	case r.Replica == 0 || r.Last.Index == 0 && in.startSnapshot().Index == 0:
+		return Recovery{}, fmt.Errorf("recover %s: %w: raftctl verify says where; recover another survivor, or restore a copy",
+			r.Directory, ErrDamaged)
+	case r.Replica == 0 || r.Node == "":
+		return Recovery{}, fmt.Errorf("recover %s: nothing says which server it belongs to: its log is gone, or there never was one", r.Directory)
+	case r.Last.Index == 0 && in.startSnapshot().Index == 0:
 		return Recovery{}, fmt.Errorf("recover %s: it is blank: there is nothing to recover", r.Directory)
-	case r.Node == "":
-		return Recovery{}, fmt.Errorf("recover %s: it does not say which server it belongs to", r.Directory)
 	case cluster == r.Cluster:
-		return Recovery{}, fmt.Errorf("recover %s: %q is the ID of its present cluster; the servers that are lost would be taken for members if they came back: "+
+		return Recovery{}, fmt.Errorf("recover %s: %q is the ID of its present cluster, in which the lost servers might come back: "+
 			"choose an ID that was never used", r.Directory, cluster)
 	}
 	plan := Recovery{

@@ -42,14 +42,15 @@ type Finding struct {
 
 // Segment describes one file of the log.
 type Segment struct {
-	File     string       `json:"file"`
-	Sequence uint64       `json:"sequence"`
-	Bytes    int64        `json:"bytes"`               // of the file
-	LeftOver bool         `json:"left_over,omitempty"` // no server reads the file any more; the next one that runs removes it
-	End      int64        `json:"end"`                 // behind the last intact batch that belongs to the log; 0 if a damage in front kept it from being read
-	Batches  int          `json:"batches"`             // up to there
-	First    raft.EntryID `json:"first"`               // entry in them, superseded ones included; zero if there is none
-	Last     raft.EntryID `json:"last"`
+	File     string `json:"file"`
+	Sequence uint64 `json:"sequence"`
+	Bytes    int64  `json:"bytes"`               // of the file
+	LeftOver bool   `json:"left_over,omitempty"` // no server reads the file any more; the next one that runs removes it
+	// End is behind the last intact batch that belongs to the log; 0 if a damage in front of it kept the file from being read.
+	End     int64        `json:"end"`
+	Batches int          `json:"batches"` // up to there
+	First   raft.EntryID `json:"first"`   // entry in them, superseded ones included; zero if there is none
+	Last    raft.EntryID `json:"last"`
 }
 
 // ConfigurationAt is a configuration and the entry that it comes from.
@@ -70,10 +71,11 @@ type Report struct {
 	Replica     raft.ReplicaID `json:"replica"`     // 0: nothing in the directory says who it belongs to
 	Incarnation uint64         `json:"incarnation"` // of the last run
 
-	HardState raft.HardState `json:"hard_state"` // with which a server would start
-	Compacted raft.EntryID   `json:"compacted"`  // the last entry that is gone from the front of the log
-	Last      raft.EntryID   `json:"last"`       // the log's end; Compacted if it is empty
-	Batches   uint64         `json:"batches"`    // written over the directory's whole life
+	HardState raft.HardState  `json:"hard_state"` // with which a server would start
+	VoteFile  *raft.HardState `json:"vote_file"`  // what the vote file says; nil if it is missing, or nothing in it is intact
+	Compacted raft.EntryID    `json:"compacted"`  // the last entry that is gone from the front of the log
+	Last      raft.EntryID    `json:"last"`       // the log's end; Compacted if it is empty
+	Batches   uint64          `json:"batches"`    // written over the directory's whole life
 
 	Configurations []ConfigurationAt   `json:"configurations"` // in the log; the newest snapshot has the one before
 	Segments       []Segment           `json:"segments"`
@@ -257,6 +259,9 @@ func (in *inspection) describe(replayed map[uint64]*Segment, damaged bool) error
 		report.Cluster, report.Node, report.Replica, report.Incarnation = id.Cluster, id.Node, id.Replica, id.Incarnation
 	}
 	report.HardState, report.Compacted, report.Last, report.Batches = w.hardState, w.index.compacted, w.index.last, w.lastBatch
+	if r.voteFound {
+		report.VoteFile = &r.vote.hardState
+	}
 	for _, id := range w.index.configs {
 		e := r.configs[id.Index]
 		conf, err := raft.DecodeConfiguration(e.Data)

@@ -232,6 +232,7 @@ func TestInspectDescribesTheLog(t *testing.T) {
 	require.NoError(t, r.Refusal)
 	require.Equal(t, []any{"c", raft.NodeID("n1"), uint64(2)}, []any{r.Cluster, r.Node, r.Incarnation})
 	require.Equal(t, raft.HardState{CurrentTerm: 2}, r.HardState)
+	require.Equal(t, &raft.HardState{CurrentTerm: 2}, r.VoteFile)
 	require.Equal(t, all[5].ID(), r.Last)
 	require.EqualValues(t, 2, r.Batches)
 	require.Len(t, r.Configurations, 1)
@@ -264,7 +265,8 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	frame := at - int64(len(all[1].Data)/2) - raft.EntryHeaderSize
 	require.Contains(t, f.Found, fmt.Sprintf("at byte %d entry 2 is damaged: entry 2@1: payload checksum does not match", frame))
 	require.NotContains(t, f.Found, "entry 3 is damaged")
-	require.Contains(t, f.Meaning, "nothing of the log can be read in order; intact besides, as far as can be told: 1 batches, with entries 4@2 to 6@2")
+	require.Contains(t, f.Meaning,
+		"nothing of the log can be read in order; intact besides, as far as can be told: 1 batches, with entries 4@2 to 6@2")
 	require.Contains(t, f.Next, "empty data directory")
 
 	// A second damage is listed, too: the header of an entry, so that the rest of its batch cannot be told apart.
@@ -277,7 +279,8 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	require.False(t, r.Segments[1].LeftOver)
 	require.Zero(t, r.Segments[1].End, "not reached")
 	require.Equal(t, "/data/0000000000000002.wal", r.Findings[1].File)
-	require.Contains(t, r.Findings[1].Found, "entry 5 is damaged: entry header: header checksum does not match; where the 1 entries behind it lie is unknown")
+	require.Contains(t, r.Findings[1].Found,
+		"entry 5 is damaged: entry header: header checksum does not match; where the 1 entries behind it lie is unknown")
 }
 
 // However many places are damaged, the report is bounded.
