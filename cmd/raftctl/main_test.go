@@ -270,7 +270,7 @@ func TestDirectoryDamagedByHand(t *testing.T) {
 	code, out, errs := raftctl(t, "", "verify", m.dir)
 	require.Equal(t, 1, code, errs)
 	require.Contains(t, out, m.dir+": damaged; ")
-	require.Regexp(t, `(?m)^damaged: `+path+` at byte \d+$`, out)
+	require.Regexp(t, `(?m)^damaged: `+regexp.QuoteMeta(path)+` at byte \d+$`, out)
 	require.Regexp(t, `(?m)^  found     page 0 of batch \d+ does not match its checksum; the batch holds entr.* at byte \d+ `+
 		fmt.Sprintf(`entry %d is damaged: entry %v: payload checksum does not match`, all[hit].Index, all[hit].EntryID), out)
 	meaning := regexp.MustCompile(`(?m)^  meaning   the server refuses to start: .*$`).FindString(out)

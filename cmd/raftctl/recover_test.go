@@ -33,19 +33,19 @@ func (m *machine) has(commands []string) bool {
 	return len(rest) == 0
 }
 
-// add makes m a voter of the cluster that leader leads.
-func (leader *machine) add(t *testing.T, m *machine) {
+// add makes m a voter of the cluster whose leader is among the members.
+func add(t *testing.T, members []*machine, m *machine) {
 	t.Helper()
-	change := func(ch raft.Change) {
+	for _, ch := range []raft.Change{{Add: []raft.Server{{ID: m.id, Address: string(m.id)}}}, {Promote: []raft.NodeID{m.id}}} {
 		waitFor(t, fmt.Sprintf("%+v", ch), func() bool {
-			_, err := leader.node.ChangeMembership(within(t, 20*time.Second), ch)
-			conf := leader.node.Status().Configuration
-			s, member := conf.Server(m.id)
-			return err == nil || member && (len(ch.Add) > 0 || s.Suffrage == raft.Voter) && !conf.Joint()
+			return slices.ContainsFunc(members, func(leader *machine) bool {
+				_, err := leader.node.ChangeMembership(within(t, 20*time.Second), ch)
+				conf := leader.node.Status().Configuration
+				s, member := conf.Server(m.id)
+				return err == nil || member && (len(ch.Add) > 0 || s.Suffrage == raft.Voter) && !conf.Joint()
+			})
 		})
 	}
-	change(raft.Change{Add: []raft.Server{{ID: m.id, Address: string(m.id)}}})
-	change(raft.Change{Promote: []raft.NodeID{m.id}})
 }
 
 // A cluster of three loses two servers for good. The one with the best log is recovered: it starts alone, has everything that was
@@ -126,10 +126,10 @@ func TestRecoverAfterTheLossOfAMajority(t *testing.T) {
 		return errors.As(err, &refused) && refused.Server == "n2"
 	})
 	n4, n5 := newMachine(t, "n4"), newMachine(t, "n5")
-	for _, m := range []*machine{n4, n5} {
-		m.start(t, network, "new")
-		survivor.add(t, m)
-	}
+	n4.start(t, network, "new")
+	add(t, []*machine{survivor}, n4)
+	n5.start(t, network, "new")
+	add(t, []*machine{survivor, n4}, n5)
 	write(n4, 5)
 	for _, m := range []*machine{n4, n5} {
 		waitFor(t, "new members have everything", func() bool { return m.has(acknowledged) })
