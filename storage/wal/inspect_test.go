@@ -149,7 +149,7 @@ func TestInspectAgreesWithOpen(t *testing.T) {
 			close(work)
 			wg.Wait()
 		}
-		bits, cuts, sectors := 101, 37, 23
+		bits, cuts, sectors := 211, 83, 23
 		if *proof {
 			bits, cuts, sectors = 1, 1, 1
 		}
