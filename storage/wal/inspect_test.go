@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,8 +117,45 @@ func (v *victim) compare(c *change) (verdict Verdict, err error) {
 	return report.Verdict, nil
 }
 
-// TestInspectAgreesWithOpen damages logs in a sample of all the ways of TestDamageNeverGoesUnnoticed: Inspect comes to the verdict to
-// which Open comes, in the same words, and changes nothing.
+// many damages several places of two files at once, by seed.
+func (v *victim) many(seed uint64, n int) iter.Seq[change] {
+	return func(yield func(change) bool) {
+		rnd := rand.New(rand.NewPCG(seed, 5))
+		paths := slices.Sorted(maps.Keys(v.img))
+		for i := range n {
+			c := change{kind: "several places", what: fmt.Sprintf("number %d", i)}
+			first := rnd.IntN(len(paths))
+			for k, path := range []string{paths[first], paths[(first+1+rnd.IntN(len(paths)-1))%len(paths)]} {
+				data := bytes.Clone(v.img[path])
+				for range 1 + rnd.IntN(12) {
+					at := rnd.IntN(len(data)/sectorSize) * sectorSize
+					switch rnd.IntN(4) {
+					case 0:
+						clear(data[at : at+sectorSize])
+					case 1:
+						data[at+rnd.IntN(sectorSize)] ^= byte(1 + rnd.IntN(255))
+					case 2:
+						copy(data[at:at+sectorSize], data[rnd.IntN(len(data)/sectorSize)*sectorSize:])
+					default:
+						for j := range sectorSize {
+							data[at+j] = byte(rnd.Uint32())
+						}
+					}
+				}
+				if rnd.IntN(8) == 0 {
+					data = data[:rnd.IntN(len(data))]
+				}
+				c.files[k] = changedFile{path, data}
+			}
+			if !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// TestInspectAgreesWithOpen damages logs in a sample of all the ways of TestDamageNeverGoesUnnoticed, and in several places at once:
+// Inspect comes to the verdict to which Open comes, in the same words, and changes nothing.
 func TestInspectAgreesWithOpen(t *testing.T) {
 	counts, failures := map[string]map[string]int{}, 0
 	var mu sync.Mutex
@@ -149,7 +188,7 @@ func TestInspectAgreesWithOpen(t *testing.T) {
 			close(work)
 			wg.Wait()
 		}
-		bits, cuts, sectors := 211, 83, 23
+		bits, cuts, sectors := 211, 83, 7
 		if *proof {
 			bits, cuts, sectors = 1, 1, 1
 		}
@@ -159,6 +198,7 @@ func TestInspectAgreesWithOpen(t *testing.T) {
 		run(v.cuts(cuts))
 		run(v.sectors(sectors))
 		run(v.files())
+		run(v.many(uint64(i), 300))
 	}
 	require.Zero(t, failures)
 	t.Log(table(counts))
