@@ -121,7 +121,8 @@ func (m *memFS) Stat(path string) (fs.FileInfo, error) {
 
 func (m *memFS) SyncDir(dir string) error { return m.check("syncdir", dir) }
 
-func (m *memFS) Lock(string) (io.Closer, error) { return nil, vfs.ErrLocked }
+func (m *memFS) Lock(string) (io.Closer, error)       { return nil, vfs.ErrLocked }
+func (m *memFS) LockShared(string) (io.Closer, error) { return nil, vfs.ErrLocked }
 
 // memFile outlives its name, as on a real file system.
 type memFile struct {

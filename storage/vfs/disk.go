@@ -78,7 +78,7 @@ type Disk struct {
 	mu      sync.Mutex
 	rng     uint64
 	dirs    map[string]*simDir
-	locks   map[string]bool
+	locks   map[string]int // how many hold it; exclusive: one alone
 	crashed bool
 
 	ops      int
@@ -94,7 +94,7 @@ func New(seed uint64) *Disk {
 	return &Disk{
 		rng:      seed,
 		dirs:     map[string]*simDir{".": newSimDir(), string(filepath.Separator): newSimDir()},
-		locks:    map[string]bool{},
+		locks:    map[string]int{},
 		failFrom: -1,
 		space:    -1,
 	}
@@ -277,7 +277,7 @@ func (d *Disk) Clone() *Disk {
 // clone is Clone for a caller that holds mu.
 func (d *Disk) clone() *Disk {
 	c := &Disk{
-		rng: d.rng, dirs: map[string]*simDir{}, locks: map[string]bool{}, crashed: d.crashed,
+		rng: d.rng, dirs: map[string]*simDir{}, locks: map[string]int{}, crashed: d.crashed,
 		ops: d.ops, failFrom: d.failFrom, fault: d.fault, space: d.space,
 	}
 	copies := map[*simFile]*simFile{}
@@ -639,32 +639,43 @@ func (d *Disk) SyncDir(dir string) error {
 }
 
 // Lock implements FS. Nothing is stored: the lock ends with Close, or with the crash.
-func (d *Disk) Lock(path string) (io.Closer, error) {
+func (d *Disk) Lock(path string) (io.Closer, error) { return d.lock(path, exclusive) }
+
+// LockShared implements FS.
+func (d *Disk) LockShared(path string) (io.Closer, error) { return d.lock(path, 1) }
+
+// exclusive counts as a holder who leaves no room for others.
+const exclusive = -1
+
+func (d *Disk) lock(path string, as int) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, err := d.begin(OpRead, path, 0, 0); err != nil {
 		return nil, err
 	}
 	path = filepath.Clean(path)
-	if d.locks[path] {
+	if holders := d.locks[path]; holders == exclusive || holders > 0 && as == exclusive {
 		return nil, pathError("lock", path, ErrLocked)
 	}
-	d.locks[path] = true
-	return &simLock{disk: d, path: path}, nil
+	d.locks[path] += as
+	return &simLock{disk: d, path: path, as: as}, nil
 }
 
 type simLock struct {
-	disk *Disk
-	path string
+	disk   *Disk
+	path   string
+	as     int
+	closed bool
 }
 
 func (l *simLock) Close() error {
 	l.disk.mu.Lock()
 	defer l.disk.mu.Unlock()
-	if !l.disk.locks[l.path] {
+	if l.closed {
 		return pathError("unlock", l.path, fs.ErrClosed)
 	}
-	delete(l.disk.locks, l.path)
+	l.closed = true
+	l.disk.locks[l.path] -= l.as
 	return nil
 }
 

@@ -16,11 +16,7 @@ func lockFile(path string) (io.Closer, error) {
 	path += ".held"
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		holder, readErr := os.ReadFile(path)
-		if readErr != nil {
-			holder = []byte("unknown")
-		}
-		return nil, fmt.Errorf("%w by process %s; if it is no longer running, remove %s", ErrLocked, holder, path)
+		return nil, held(path)
 	}
 	if err != nil {
 		return nil, err
@@ -30,6 +26,23 @@ func lockFile(path string) (io.Closer, error) {
 		return nil, errors.Join(err, os.Remove(path))
 	}
 	return heldFile(path), nil
+}
+
+// held says who holds the lock.
+func held(path string) error {
+	holder, err := os.ReadFile(path)
+	if err != nil {
+		holder = []byte("unknown")
+	}
+	return fmt.Errorf("%w by process %s; if it is no longer running, remove %s", ErrLocked, holder, path)
+}
+
+// lockFileShared keeps nobody out: that would need a change on the disk.
+func lockFileShared(path string) (io.Closer, error) {
+	if _, err := os.Stat(path + ".held"); err == nil {
+		return nil, held(path + ".held")
+	}
+	return os.Open(path)
 }
 
 type heldFile string

@@ -10,12 +10,18 @@ import (
 
 // lockFile uses flock: it excludes other processes and other opens in this one, and ends with the process however that ends.
 func lockFile(path string) (io.Closer, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	return flock(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+}
+
+func lockFileShared(path string) (io.Closer, error) { return flock(path, os.O_RDONLY, syscall.LOCK_SH) }
+
+func flock(path string, flag, how int) (io.Closer, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 		if err != syscall.EINTR {
 			break
 		}

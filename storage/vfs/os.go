@@ -79,6 +79,15 @@ func (OS) Lock(path string) (io.Closer, error) {
 	return c, nil
 }
 
+// LockShared implements FS. On systems without flock it only looks whether the exclusive lock is held.
+func (OS) LockShared(path string) (io.Closer, error) {
+	c, err := lockFileShared(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return c, nil
+}
+
 func openFile(path string, flag int) (File, error) {
 	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {

@@ -29,6 +29,9 @@ type FS interface {
 	SyncDir(dir string) error
 	// Lock takes an exclusive lock that ends with the process, or with Close. ErrLocked: somebody else holds it.
 	Lock(path string) (io.Closer, error)
+	// LockShared takes a lock that excludes Lock but not other calls of LockShared, until Close, and changes nothing on the disk. The
+	// file must exist. ErrLocked: somebody holds the exclusive lock.
+	LockShared(path string) (io.Closer, error)
 }
 
 // File is an open file.

@@ -73,7 +73,7 @@ func victims(t testing.TB) []*victim {
 			took()
 		}
 		write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 1, VotedFor: "n1"}, Entries: commands(1, 3, 1, 40)})
-		write(raft.Batch{Entries: []raft.Entry{entry(4, 1, raft.EntryConfiguration, []byte("members"))}})
+		write(raft.Batch{Entries: []raft.Entry{entry(4, 1, raft.EntryConfiguration, members("c", "n1"))}})
 		write(raft.Batch{Entries: commands(5, 2, 1, 1200)})
 		require.NoError(t, w.Idle())
 		took()

@@ -42,6 +42,9 @@
 // Before Open returns, it writes the last batch again and syncs it. The process before may have been told that its sync failed, or
 // may have died before it: the batch could then be read from memory and yet never reach the disk.
 //
+// [Inspect] reads and judges a stopped server's directory with the code of Open, and changes nothing; [Dump] hands out its entries.
+// [Recover] makes a survivor the only member of a new cluster; docs/raftctl.md says when and how.
+//
 // # Format
 //
 // The byte tables are in docs/storage-format.md.

@@ -162,7 +162,8 @@ func (f *imageFS) SyncDir(dir string) error {
 	return nil
 }
 
-func (f *imageFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
+func (f *imageFS) Lock(string) (io.Closer, error)       { return io.NopCloser(nil), nil }
+func (f *imageFS) LockShared(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 type imageInfo struct {
 	name string

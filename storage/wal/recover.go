@@ -23,29 +23,48 @@ type recovery struct {
 
 	last       *segment // the newest file, whose end is in doubt
 	lastOffset int64    // of the last batch, in lastHolder
+
+	// What Inspect does differently: it reports where Open logs, and counts.
+	note    func(Finding)                      // what Open puts up with
+	replays func(seg *segment, h *batchHeader) // a batch or an idle record that was taken over
 }
 
-// recover reads the directory and begins a new segment.
-func (w *WAL) recover(ctx context.Context, id raft.Identity) (raft.Recovered, error) {
+// newRecovery forgets all that was known about the log.
+func (w *WAL) newRecovery() *recovery {
 	w.index, w.segments, w.failed = logIndex{cut: true}, nil, nil
 	w.hardState, w.vote, w.identity = raft.HardState{}, voteRecord{}, raft.Identity{}
 	w.active, w.lastHolder, w.idle = nil, nil, false
 	w.lastBatch, w.chain, w.before = 0, 0, span{}
+	return &recovery{
+		w: w, headers: map[uint64]segmentHeader{}, configs: map[raft.Index]raft.Entry{},
+		note: func(f Finding) {
+			w.log.Warn(f.Meaning, "path", f.File, "offset", f.Offset, "found", f.Found, "next", f.Next)
+		},
+		replays: func(*segment, *batchHeader) {},
+	}
+}
 
-	r := &recovery{w: w, headers: map[uint64]segmentHeader{}, configs: map[raft.Index]raft.Entry{}}
-	if err := r.survey(); err != nil {
-		return raft.Recovered{}, err
-	}
-	if err := r.identify(id); err != nil {
-		return raft.Recovered{}, err
-	}
-	if err := r.replay(ctx); err != nil {
+// recover reads the directory and begins a new segment.
+func (w *WAL) recover(ctx context.Context, id raft.Identity) (raft.Recovered, error) {
+	r := w.newRecovery()
+	if err := r.understand(ctx, id); err != nil {
 		return raft.Recovered{}, err
 	}
 	if err := r.adopt(); err != nil {
 		return raft.Recovered{}, err
 	}
 	return r.recovered()
+}
+
+// understand reads and judges everything, and changes nothing. Inspect and Open share it, so that they come to the same verdict.
+func (r *recovery) understand(ctx context.Context, id raft.Identity) error {
+	if err := r.survey(); err != nil {
+		return err
+	}
+	if err := r.identify(id); err != nil {
+		return err
+	}
+	return r.replay(ctx)
 }
 
 // survey reads the vote file and the headers of all segments.
@@ -60,7 +79,7 @@ func (r *recovery) survey() error {
 		return err
 	}
 	if damaged != nil {
-		w.log.Warn("part of the vote file is damaged; another copy of term and vote is used", "error", damaged)
+		r.noteDegraded(w.path(voteName), damaged, "a record of term and vote is damaged; another one is used, or the log")
 	}
 	for _, name := range r.names {
 		seq, ok := parseSegmentName(name)
@@ -97,7 +116,7 @@ func (r *recovery) readHeader(seq uint64) (h segmentHeader, err error) {
 		return h, err
 	}
 	if damaged != nil {
-		r.w.log.Warn("one copy of a segment header is damaged; the other is used", "path", path, "error", damaged)
+		r.noteDegraded(path, damaged, "one copy of the segment's header is damaged; the other one is used")
 	}
 	if h.seq != seq {
 		return h, &raft.CorruptionError{Path: path, Reason: fmt.Sprintf("the header says that this is segment %d", h.seq), Next: nextRestore}
@@ -196,7 +215,8 @@ func (r *recovery) replay(ctx context.Context) error {
 			return err
 		}
 	} else if len(chain) > 0 && w.lastBatch > 0 {
-		w.log.Warn("the vote file is missing; term and vote come from the log", "term", w.hardState.CurrentTerm, "vote", w.hardState.VotedFor)
+		r.noteDegraded(w.path(voteName), errors.New("the file is missing, or no record in it is intact"),
+			fmt.Sprintf("term %d and the vote for %q come from the log", w.hardState.CurrentTerm, w.hardState.VotedFor))
 	}
 	return nil
 }
@@ -268,6 +288,7 @@ func (r *recovery) replaySegment(seg *segment, sealedAt int64) (err error) {
 			if err := r.replayBatch(seg, &h, b); err != nil {
 				return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextRestore}
 			}
+			r.replays(seg, &h)
 			continue
 		}
 		lostIdle, err := r.lostIdleRecord(reader, seg, sealedAt)
@@ -390,8 +411,11 @@ func (r *recovery) judgeTail(reader *segmentReader, seg *segment, v verdict) err
 	w.mu.Lock()
 	w.torn++
 	w.mu.Unlock()
-	w.log.Warn("the last batch was not written completely before a crash, and is cut off: nobody was told that it is durable",
-		"path", seg.path, "offset", seg.end, "batch", doubtful, "reason", v.reason)
+	r.note(Finding{
+		File: seg.path, Offset: seg.end, Verdict: Unfinished, Found: fmt.Sprintf("batch %d: %s", doubtful, v.reason),
+		Meaning: "the last batch was not written completely before a crash, and is left out: nobody was told that it is durable",
+		Next:    nextNothing,
+	})
 	return nil
 }
 

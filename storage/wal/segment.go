@@ -168,5 +168,13 @@ func readHeader(f vfs.File, path string) (h segmentHeader, damaged error, err er
 			Path: path, Reason: fmt.Sprintf("both copies of the segment header are unreadable: %v", first), Next: nextRestore,
 		}
 	}
-	return h, errors.Join(first, second), nil
+	return h, errors.Join(inCopy(path, 0, first), inCopy(path, pageSize, second)), nil
+}
+
+// inCopy says where the damaged copy of a header is.
+func inCopy(path string, offset int64, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &raft.CorruptionError{Path: path, Offset: offset, Reason: err.Error()}
 }

@@ -369,17 +369,7 @@ func (w *WAL) beginSegment(seq uint64, batch int64) error {
 	if err := w.prepareAtLeast(batch); err != nil {
 		return err
 	}
-	h := segmentHeader{
-		seq: seq, size: s.size, identity: w.identity,
-		lastBatch: w.lastBatch, chain: w.chain, before: w.before,
-		last: w.index.last, hardState: w.hardState, snapshot: w.index.snapshot, config: w.index.lastConfig(),
-	}
-	if w.lastHolder != nil {
-		h.prevSeq, h.prevEnd = w.lastHolder.seq, w.lastHolder.end
-	}
-	binary.LittleEndian.PutUint64(h.tag[:], w.opts.Random())
-	binary.LittleEndian.PutUint64(h.tag[8:], w.opts.Random())
-
+	h := w.nextSegment(seq, s.size)
 	page := h.encode()
 	for at := int64(0); at < segmentHeaderSize; at += pageSize {
 		if _, err := s.file.WriteAt(page, at); err != nil {
@@ -417,6 +407,21 @@ func (w *WAL) beginSegment(seq uint64, batch int64) error {
 
 	w.vote.segment, w.vote.batch = h.seq, w.lastBatch
 	return w.writeVote()
+}
+
+// nextSegment describes a segment that goes on where the log ends.
+func (w *WAL) nextSegment(seq uint64, size int64) segmentHeader {
+	h := segmentHeader{
+		seq: seq, size: size, identity: w.identity,
+		lastBatch: w.lastBatch, chain: w.chain, before: w.before,
+		last: w.index.last, hardState: w.hardState, snapshot: w.index.snapshot, config: w.index.lastConfig(),
+	}
+	if w.lastHolder != nil {
+		h.prevSeq, h.prevEnd = w.lastHolder.seq, w.lastHolder.end
+	}
+	binary.LittleEndian.PutUint64(h.tag[:], w.opts.Random())
+	binary.LittleEndian.PutUint64(h.tag[8:], w.opts.Random())
+	return h
 }
 
 // Idle implements raft.StoragePreparer: it writes, without waiting for it, that the last batch is synced. Without that word, damage
