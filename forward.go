@@ -387,7 +387,7 @@ func (n *Node) handleForwardProposeReply(now time.Duration, h Header, b ForwardP
 		}
 		n.dropUnanswered(i)
 		for k, o := range b.Outcomes {
-			n.forwardEnded(now, fw.ps[k], o)
+			n.forwardEnded(now, fw, fw.ps[k], o)
 		}
 		n.table.endForward()
 		return
@@ -402,7 +402,7 @@ func (n *Node) dropUnanswered(i int) {
 	f.unanswered = append(f.unanswered[:i], f.unanswered[i+1:]...)
 }
 
-func (n *Node) forwardEnded(now time.Duration, p *Pending, o ForwardOutcome) {
+func (n *Node) forwardEnded(now time.Duration, fw *forward, p *Pending, o ForwardOutcome) {
 	switch o.Refusal {
 	case RefusedNot:
 		p.appended(o.ID)
@@ -410,8 +410,11 @@ func (n *Node) forwardEnded(now time.Duration, p *Pending, o ForwardOutcome) {
 		n.table.insertForwarded(sl, n.core.TermAt)
 		n.watchCommit([]slot{sl})
 	case RefusedNotLeader, RefusedStopped:
-		// It does not lead any more, or not yet, or hands over: certainly not appended. Try again, but not in a hurry.
-		n.fwd.holdUntil = now + n.cfg.Core.HeartbeatInterval
+		// It does not lead any more, or hands over: certainly not appended. Try again, but not with the same one in a hurry. When a
+		// new leader is known already, this answer has nothing to do with it.
+		if fw.to == n.view.Leader {
+			n.fwd.holdUntil = now + n.cfg.Core.HeartbeatInterval
+		}
 		n.requeue(p)
 	default:
 		p.end(nil, o.Refusal.err())

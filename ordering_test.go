@@ -159,6 +159,27 @@ func TestRefusedForwardIsSentAgain(t *testing.T) {
 	})
 }
 
+// A planned transfer is over in milliseconds, and the old leader's refusals may come when the new one is known already. They say nothing
+// about the new one, so what waits goes to it at once.
+func TestRefusalOfADeposedLeaderHoldsNothingUp(t *testing.T) {
+	inTappedCluster(t, 3, func(t *testing.T, c *cluster, taps map[raft.NodeID]*tap) {
+		leader, f := c.leader(), c.follower()
+		next := third(c, leader, f)
+		c.net.Cut(f.id, leader.id) // the leader hears nothing of it
+		p := f.node.ProposeAsync(within(time.Minute), []byte("a"))
+		synctest.Wait()
+		asked := last[raft.ForwardPropose](t, taps[f.id])
+		require.NoError(t, leader.node.ChangeLeader(within(time.Minute), next.id))
+		synctest.Wait()
+		require.Equal(t, next.id, f.node.Leadership().Leader)
+		start := time.Now()
+		taps[f.id].answer(asked, leader.id, raft.ForwardProposeReply{Outcomes: []raft.ForwardOutcome{{Refusal: raft.RefusedNotLeader}}})
+		_, err := p.Result()
+		require.NoError(t, err)
+		require.Less(t, time.Since(start), 50*time.Millisecond, "half a heartbeat")
+	})
+}
+
 // SAFETY inv 16. A read that was passed on waits for the word of the leader that was asked, and a refusal is no such word.
 func TestOnlyTheLeaderThatWasAskedConfirmsAForwardedRead(t *testing.T) {
 	inTappedCluster(t, 3, func(t *testing.T, c *cluster, taps map[raft.NodeID]*tap) {
