@@ -75,7 +75,7 @@ func (c *Core) whyNot(now time.Duration) string {
 		return "" // by way of the leader
 	case c.storage == StorageFull:
 		return "the storage is full"
-	case c.transferee != "":
+	case c.holdsProposals():
 		return "leadership is being transferred"
 	case c.log.diskStuck(now, c.cfg.DiskDeadline):
 		return "the disk does not finish a write"

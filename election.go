@@ -279,8 +279,8 @@ func (c *Core) PeerUp(now time.Duration, peer NodeID, replica ReplicaID, incarna
 	}
 }
 
-// ChangeLeader begins a leadership transfer (dissertation §3.10): no more proposals are taken, the target is brought up to date,
-// then told to campaign at once. TransferEnded follows, if it returns nil. target "" picks the voter with the longest log.
+// ChangeLeader begins a leadership transfer (dissertation §3.10): the target is brought up to date, while from some moment on no more
+// proposals are taken, then told to campaign at once. TransferEnded follows, if it returns nil. target "" picks the voter with the longest log.
 // Errors: *NotLeaderError, ErrBusy while another transfer is running, *MembershipError for a target that cannot lead.
 func (c *Core) ChangeLeader(now time.Duration, target NodeID) error {
 	c.advanceClock(now)
@@ -307,6 +307,27 @@ func (c *Core) ChangeLeader(now time.Duration, target NodeID) error {
 	}
 	c.transferee, c.transferDeadline, c.timeoutNowSent = target, c.now+c.cfg.ElectionTimeout, false
 	return nil
+}
+
+// holdsProposals reports whether a transfer is so far that no more proposals are taken: "the prior leader stops accepting new client
+// requests" (dissertation §3.10). Clients wait from then on, so a target that lacks much is brought up to date first, and one that
+// does not answer keeps nobody waiting. All has been sent to it, and only its answers are missing, when the wait begins; or half of
+// the time is over, because proposals come faster than it takes them.
+func (c *Core) holdsProposals() bool {
+	if c.transferee == "" {
+		return false
+	}
+	p := c.peer(c.transferee)
+	switch {
+	case p == nil:
+		return false // the transfer is about to fail
+	case p.matchIndex == c.log.last:
+		return true // it has been told to campaign
+	case p.state != stateReplicate:
+		return false
+	default:
+		return p.nextIndex > c.log.last || c.now >= c.transferDeadline-c.cfg.ElectionTimeout/2
+	}
 }
 
 // advanceTransfer sends TimeoutNow once the target holds the whole log.

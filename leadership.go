@@ -277,7 +277,8 @@ func (n *Node) abstain(on bool) {
 }
 
 // ChangeLeader hands leadership over to target (dissertation §3.10); "" picks the voter that has most of the log. It has to be
-// called on the leader. Proposals that arrive meanwhile wait, and go to the new leader.
+// called on the leader. It goes on serving while a target that lacks much is brought up to date; proposals that arrive after that
+// wait, and go to the new leader.
 //
 // It returns nil once this server has given way to the target, which campaigns in a later term and need not have won yet:
 // Leadership tells when it has. It returns [ErrTransferFailed] if that took longer than an election timeout: then this one goes on.

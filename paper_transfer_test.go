@@ -63,6 +63,61 @@ func TestTransferThatFailsIsAborted(t *testing.T) {
 	a.propose("x")
 }
 
+// Dissertation §3.10: "the prior leader stops accepting new client requests", and they wait. They need not wait while the target does
+// not answer, or is brought up to date: that may take as long as the whole transfer, and it may fail.
+func TestTransferHoldsProposalsOnceTheTargetIsNearlyUpToDate(t *testing.T) {
+	l := newCluster(t, "a b c")
+	a := l.elect("a")
+	l.isolate("c", true)
+	a.do(func(c *Core, now time.Duration) { c.PeerLost(now, "c", 1) })
+	a.propose("x")
+	l.settle()
+	require.NoError(t, a.transfer("c"))
+	l.pass(600 * time.Millisecond)
+	a.propose("y")
+	require.NotContains(t, a.core.Status(l.now).WhyNot, "transferred")
+	l.isolate("c", false)
+	l.pass(100 * time.Millisecond)
+	l.tick("a")
+	a.propose("z")
+	l.deliver("a", "c")
+	l.deliver("c", "a") // c has told where its log ends, and what it lacks is on its way
+	_, _, err := a.core.Propose(l.now, []Entry{NewCommand([]byte("too late"))})
+	require.ErrorIs(t, err, ErrTransferring)
+	l.settle()
+	c := l.server("c")
+	require.Equal(t, Leader, c.core.role)
+	require.Equal(t, []string{"x", "y", "z"}, c.commands())
+}
+
+// Whoever was told to campaign may do so although its connection broke: what is appended meanwhile would not be in its log.
+func TestTransferHoldsProposalsOfATargetThatWasTold(t *testing.T) {
+	l := newCluster(t, "a b c")
+	a := l.elect("a")
+	require.NoError(t, a.transfer("c"))
+	a.do(func(c *Core, now time.Duration) { c.PeerLost(now, "c", 1) })
+	_, _, err := a.core.Propose(l.now, []Entry{NewCommand([]byte("x"))})
+	require.ErrorIs(t, err, ErrTransferring)
+	l.settle()
+	require.Equal(t, Leader, l.server("c").core.role)
+}
+
+// A target that answers, but is slower than proposals come, gets half of the time to itself.
+func TestTransferHoldsProposalsThatOutrunTheTarget(t *testing.T) {
+	l := newCluster(t, "a b c", func(cfg *CoreConfig) { cfg.MaxInflightMessages = 1 })
+	a := l.elect("a")
+	a.propose("1", "2")
+	require.NoError(t, a.transfer("c"))
+	l.pass(499 * time.Millisecond)
+	a.propose("3")
+	l.pass(time.Millisecond)
+	_, _, err := a.core.Propose(l.now, []Entry{NewCommand([]byte("4"))})
+	require.ErrorIs(t, err, ErrTransferring)
+	l.settle()
+	require.Equal(t, []string{"1", "2", "3"}, l.server("c").commands())
+	require.Equal(t, Leader, l.server("c").core.role)
+}
+
 // A transfer is refused where it could not end well, and to ourselves it is done.
 func TestTransferIsRefused(t *testing.T) {
 	l := newCluster(t, "a b c | d")

@@ -79,7 +79,7 @@ func (c *Core) Propose(now time.Duration, entries []Entry) (first EntryID, n int
 	switch {
 	case c.role != Leader:
 		return EntryID{}, 0, c.notLeader()
-	case c.transferee != "":
+	case c.holdsProposals():
 		return EntryID{}, 0, ErrTransferring
 	case c.storage == StorageFull:
 		return EntryID{}, 0, ErrStorageFull
