@@ -272,8 +272,13 @@ func (o *outbound) run() {
 		}
 		o.note(err)
 		broke := errors.Is(err, errBroke)
-		if broke && time.Since(began) > o.t.config.MaxBackoff {
+		switch {
+		case broke && time.Since(began) > o.t.config.MaxBackoff:
 			failures = 0 // it has worked for a while, so the first redial follows at once
+		case broke:
+			// The peer is there. Only what is tried in vain is tried less and less often: if resets did that too, a storm of them would
+			// silence a leader for an election timeout.
+			failures = min(failures, 1)
 		}
 		if !broke || failures > 0 {
 			o.pause(failures)

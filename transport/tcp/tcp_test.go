@@ -263,6 +263,21 @@ func TestBrokenConnectionAloneIsNoLoss(t *testing.T) {
 	require.NotContains(t, hb.all(), "lost a 1")
 }
 
+// Attempts in vain become rare. A peer that is there is dialled again soon, however often connections to it break: otherwise resets
+// would silence a leader for an election timeout.
+func TestLinkThatBreaksAgainAndAgainIsRedialledSoon(t *testing.T) {
+	a, ha := start(t, Config{MaxBackoff: time.Hour}, identity("a", 1))
+	b, _ := start(t, Config{}, identity("b", 4))
+	p := newProxy(t, b.Address())
+	list(a, "b", p.address())
+	began := time.Now()
+	for n := 1; n <= 11; n++ {
+		ha.await(t, "connection", func() bool { return count(ha.all(), "up b 7/4") >= n })
+		p.cut()
+	}
+	require.Less(t, time.Since(began), 15*time.Second, "10 pauses of up to 50 ms; if each were twice as long as the one before, 25 s at least")
+}
+
 // A middlebox that refuses connections does not make a process dead whose own connection to us is alive.
 func TestRefusedConnectionIsNoLossWhileThePeerIsHeard(t *testing.T) {
 	a, ha := start(t, Config{}, identity("a", 1))
