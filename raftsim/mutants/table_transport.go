@@ -295,6 +295,22 @@ var transport = []Mutant{
 		New:  `p.reachedAt == address && (alive || !alive), p.incarnation`,
 		Test: Test{"./transport/tcp", "TestRefusedConnectionIsNoLossWhileThePeerIsHeard"},
 	},
+	{
+		Name: "refusal by a proxy believed",
+		Rule: "raft.Handler.PeerLost: the process is most probably gone; a proxy that is restarted says nothing about the process behind it",
+		File: "transport/tcp/peer.go",
+		Old:  `	if by != nil && by.direct {`,
+		New:  `	if by != nil {`,
+		Test: Test{"./transport/tcp", "TestRefusalByAProxyIsNoLoss"},
+	},
+	{
+		Name: "resets make redials rare",
+		Rule: "SAFETY §2, network: flapping links; a storm of resets must not silence a leader for an election timeout",
+		File: "transport/tcp/peer.go",
+		Old:  `			failures = min(failures, 1)`,
+		New:  ``,
+		Test: Test{"./transport/tcp", "TestLinkThatBreaksAgainAndAgainIsRedialledSoon"},
+	},
 
 	// wire.
 	{

@@ -97,7 +97,7 @@ func (t *Transport) serve(raw net.Conn) {
 	if err := raw.SetDeadline(time.Time{}); err != nil {
 		return
 	}
-	t.meet(c.peer, c.id, "", t.trusts(raw))
+	t.meet(c.peer, c.id, t.trusts(raw), nil)
 	if c.lane == laneSnapshot {
 		err = t.receiveSnapshot(c)
 	} else {

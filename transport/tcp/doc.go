@@ -10,7 +10,7 @@
 // slowly delays nobody but itself: queues are bounded in bytes, and what does not fit is dropped, as on any network.
 //
 // The dialer begins with a preface (magic and version) and a hello: cluster, node, replica, incarnation, advertised address, the
-// lane, and the server that it means to reach. The acceptor answers with its own identity or with a refusal, whose text the dialer
+// lane, and the server that it means to reach. The acceptor answers with its own identity and its end of the connection, or with a refusal, whose text the dialer
 // logs. Frames and messages are described in the source of transport/internal/wire.
 //
 // Both sides of a lane notice a link that died silently: the dialer sends keep-alives when it has nothing else to send, and the
@@ -27,6 +27,7 @@
 //
 // raft.Handler.PeerLost shortens an election, so it is reported only for a reason: a server that had been reached at an address
 // refuses connections there (ECONNREFUSED) and none of its own connections to us is alive, or a later incarnation introduces
-// itself. Time-outs and unreachable networks say nothing. On plaintext links it is reported for loopback addresses, and elsewhere
+// itself. It must have been reached at its own address, as it sees it: where a proxy or the translation of addresses stands between, a
+// refusal may be theirs, so it says nothing, and a dead leader is noticed by the election timeout. Time-outs and unreachable networks say nothing. On plaintext links it is reported for loopback addresses, and elsewhere
 // only if Config.TrustPlaintext says that nobody can forge packets.
 package tcp

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -30,7 +31,7 @@ const (
 // laneSnapshot is the lane number of a connection that carries one snapshot.
 const laneSnapshot = raft.Lane(2)
 
-// hello is what the dialer says first, and, without the last three fields, what the acceptor answers. Fields may be added; a
+// hello is what the dialer says first, and, with the last field instead of the three before it, what the acceptor answers. Fields may be added; a
 // change that an older server must not ignore needs a bit in Features or a new version.
 type hello struct {
 	Features    uint64 `codec:"features"` // none yet
@@ -41,6 +42,7 @@ type hello struct {
 	Address     string `codec:"address"` // where the dialer can be reached
 	To          string `codec:"to"`      // the server that it means to reach
 	Lane        uint8  `codec:"lane"`
+	Reached     string `codec:"reached"` // the acceptor's own end of this connection
 }
 
 func (t *Transport) hello(to raft.NodeID, lane raft.Lane) hello {
@@ -123,7 +125,9 @@ type outgoing struct {
 	net.Conn
 	frames  *frameReader
 	peer    raft.Identity
-	trusted bool // what this connection shows about the peer's fate may be believed
+	address string // that we dialled
+	trusted bool   // what this connection shows about the peer's fate may be believed
+	direct  bool   // the peer itself is at that address
 }
 
 // dial connects to a server and shakes hands with it. The connection ends with ctx.
@@ -140,6 +144,7 @@ func (t *Transport) dial(ctx context.Context, to raft.NodeID, address string, la
 		closeQuietly(raw)
 		return nil, fmt.Errorf("handshake with %s: %w", raw.RemoteAddr(), err)
 	}
+	c.address = address
 	return c, nil
 }
 
@@ -188,7 +193,19 @@ func (t *Transport) introduceTo(ctx context.Context, raw net.Conn, to raft.NodeI
 		return nil, err
 	}
 	frames.max = t.config.MaxFrameBytes
-	return &outgoing{Conn: conn, frames: frames, peer: id, trusted: t.trusts(raw)}, nil
+	return &outgoing{Conn: conn, frames: frames, peer: id, trusted: t.trusts(raw), direct: isDirect(raw.RemoteAddr(), welcome.Reached)}, nil
+}
+
+// isDirect reports whether the acceptor, which calls its end of the connection reached, is itself at the address that was dialled. If
+// not, a proxy is, or the address was translated: what refuses connections there need not be the peer's kernel.
+func isDirect(dialled net.Addr, reached string) bool {
+	a, err := netip.ParseAddrPort(dialled.String())
+	b, err2 := netip.ParseAddrPort(reached)
+	// The name of a zone, as in fe80::1%eth0, means something on one machine only.
+	plain := func(a netip.AddrPort) netip.AddrPort {
+		return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+	}
+	return err == nil && err2 == nil && plain(a) == plain(b)
 }
 
 // trusts reports whether what a connection shows about its peer's fate may be believed.
@@ -263,7 +280,9 @@ func (t *Transport) readHello(frames *frameReader, certified string) (hello, err
 }
 
 func (t *Transport) sendWelcome(conn net.Conn) error {
-	body, err := wire.AppendPack(nil, t.hello("", 0))
+	welcome := t.hello("", 0)
+	welcome.Reached = conn.LocalAddr().String()
+	body, err := wire.AppendPack(nil, welcome)
 	if err != nil {
 		return err
 	}

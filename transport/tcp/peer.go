@@ -39,7 +39,7 @@ type peer struct {
 	replica       raft.ReplicaID // of the newest handshake
 	incarnation   uint64         // of the newest handshake
 	up            bool           // reported by PeerUp and not yet by PeerLost
-	reachedAt     string         // where we have dialled this incarnation; "": nowhere
+	reachedAt     string         // where we have dialled this incarnation, and nothing else; "": nowhere
 	trusted       bool           // whether that connection can be believed
 	incoming      [laneSnapshot + 1]*incoming
 }
@@ -79,8 +79,8 @@ func (t *Transport) run(o *outbound) {
 }
 
 // meet reports what a handshake has told about a peer: the process that is there now and, if it is a later incarnation of the
-// same data directory, that the one before is gone. dialled is the address where it was reached, "" if it reached us.
-func (t *Transport) meet(p *peer, id raft.Identity, dialled string, trusted bool) {
+// same data directory, that the one before is gone. by is the connection over which we reached it, nil if it reached us.
+func (t *Transport) meet(p *peer, id raft.Identity, trusted bool, by *outgoing) {
 	p.reporting.Lock()
 	defer p.reporting.Unlock()
 	t.mu.Lock()
@@ -93,8 +93,8 @@ func (t *Transport) meet(p *peer, id raft.Identity, dialled string, trusted bool
 	if !same {
 		p.reachedAt, p.trusted = "", false
 	}
-	if dialled != "" {
-		p.reachedAt, p.trusted = dialled, trusted
+	if by != nil && by.direct {
+		p.reachedAt, p.trusted = by.address, trusted
 	}
 	p.known, p.up, p.replica, p.incarnation = true, true, id.Replica, id.Incarnation
 	t.mu.Unlock()
@@ -108,7 +108,7 @@ func (t *Transport) meet(p *peer, id raft.Identity, dialled string, trusted bool
 			o.leaveOld(id)
 		}
 	}
-	if dialled == "" {
+	if by == nil {
 		// It is there: what was tried in vain while it was not need not wait for the rest of its back-off.
 		for _, o := range p.lanes {
 			o.redial(keepConnection)
@@ -356,7 +356,7 @@ func (o *outbound) carry() error {
 	defer closeQuietly(c)
 	stop := context.AfterFunc(o.peer.ctx, func() { closeQuietly(c) })
 	defer stop()
-	o.t.meet(o.peer, c.peer, address, c.trusted)
+	o.t.meet(o.peer, c.peer, c.trusted, c)
 
 	o.mu.Lock()
 	o.conn, o.lastError = c, ""

@@ -69,7 +69,7 @@ func (t *Transport) sendSnapshot(ctx context.Context, p *peer, address string, m
 	}
 	defer closeQuietly(c)
 	defer context.AfterFunc(ctx, func() { closeQuietly(c) })()
-	t.meet(p, c.peer, address, c.trusted)
+	t.meet(p, c.peer, c.trusted, c)
 
 	// The receiver may answer at any time: a snapshot that is not wanted need not be sent to its end.
 	answer := make(chan error, 1)
