@@ -53,7 +53,7 @@ func (b *breakable) reset() bool {
 	return false
 }
 
-// calmCluster is three servers with the default timeouts, under load.
+// calmCluster is three servers under load.
 type calmCluster struct {
 	t         *testing.T
 	nodes     []*raft.Node
@@ -75,7 +75,11 @@ func newCalmCluster(t *testing.T, listeners []net.Listener, addresses []string) 
 		require.NoError(t, err)
 		st := memory.New()
 		require.NoError(t, raft.Bootstrap(t.Context(), st, s.ID, conf))
-		n, err := raft.NewNode(raft.Config{ID: s.ID, StateMachine: nothing{}, Storage: st, Transport: tr})
+		// The election timeout is long, so that a busy machine deposes nobody either: suspicion, which is what this is about, knows no time.
+		n, err := raft.NewNode(raft.Config{
+			ID: s.ID, StateMachine: nothing{}, Storage: st, Transport: tr,
+			Core: raft.CoreConfig{HeartbeatInterval: 100 * time.Millisecond, ElectionTimeout: 3 * time.Second},
+		})
 		require.NoError(t, err)
 		require.NoError(t, n.Start(t.Context()))
 		c.nodes = append(c.nodes, n)
