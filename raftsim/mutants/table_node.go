@@ -718,6 +718,15 @@ func (p *Pending) appended`,
 		Test: Test{".", "TestChangeLeader"},
 	},
 
+	{
+		Name: "channel used again while a word is on its way",
+		Rule: "DESIGN §4, outcomes: every caller gets the outcome of its own command",
+		File: "propose.go",
+		Old:  `		<-p.done // from us, or from who was faster`,
+		New:  ``,
+		Test: Test{".", "TestChannelOfAnEndedProposalIsEmpty"},
+	},
+
 	// readrounds.go.
 	{
 		Name: "confirmed read does not wait for the state machine",
