@@ -61,6 +61,7 @@ type Node struct {
 	working       atomic.Bool // WhileLeader runs
 	readsUnderWay atomic.Int64
 	outstanding   atomic.Int64 // bytes of proposals made here that have not ended
+	slabs         sync.Pool    // of *pendingSlab with some left
 	outcomes      sync.Pool    // of channels, empty and with room for one, of proposals that have ended
 	lastView      atomic.Pointer[statusView]
 	ident         atomic.Pointer[Identity]

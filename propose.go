@@ -165,10 +165,33 @@ type Pending struct {
 // newPending makes a proposal. One that is not async has one waiter, who calls wait: its channel gets one message, not an end, and is
 // used again.
 func newPending(n *Node, e Entry, ifTerm Term, async bool) *Pending {
-	p := &Pending{node: n, entry: e, size: e.Size(), ifTerm: ifTerm, async: async}
+	var p *Pending
 	if async {
-		p.done = make(chan struct{})
-	} else if p.done, _ = n.outcomes.Get().(chan struct{}); p.done == nil {
+		p = &Pending{done: make(chan struct{})}
+	} else {
+		p = n.nextPending()
+	}
+	p.node, p.entry, p.size, p.ifTerm, p.async = n, e, e.Size(), ifTerm, async
+	return p
+}
+
+// pendingSlab is memory for proposals, each of which is used once. One that waits long keeps its neighbours' memory, so the embedder
+// gets none of these.
+type pendingSlab struct {
+	ps   [16]Pending
+	used int
+}
+
+func (n *Node) nextPending() *Pending {
+	s, _ := n.slabs.Get().(*pendingSlab)
+	if s == nil {
+		s = new(pendingSlab)
+	}
+	p := &s.ps[s.used]
+	if s.used++; s.used < len(s.ps) {
+		n.slabs.Put(s)
+	}
+	if p.done, _ = n.outcomes.Get().(chan struct{}); p.done == nil {
 		p.done = make(chan struct{}, 1)
 	}
 	return p
@@ -222,7 +245,9 @@ func (p *Pending) wait(ctx context.Context) (any, error) {
 		<-p.done // from us, or from who was faster
 	}
 	p.node.outcomes.Put(p.done) // empty: a proposal is settled once
-	return p.result, p.err
+	result, err := p.result, p.err
+	p.result, p.err = nil, nil // its slab may live on
+	return result, err
 }
 
 // cancel ends a proposal because its caller does not wait any longer.
