@@ -485,7 +485,7 @@ func (n *Node) receive(now time.Duration, m Message) {
 		case ForwardProposeReply:
 			n.handleForwardProposeReply(now, m.Header, b)
 		case ForwardRead:
-			n.fwd.readAskers = append(n.fwd.readAskers, m.Header)
+			n.handleForwardRead(m.Header)
 		case ForwardReadReply:
 			n.handleForwardReadReply(now, m.Header, b)
 		}
