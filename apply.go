@@ -130,7 +130,7 @@ func (a *applier) begin(ctx context.Context, snapshot SnapshotMeta) error {
 	a.n.snapshots.reset(snapshot)
 	if d, ok := a.sm.(DurableStateMachine); ok {
 		var has EntryID
-		if err := a.guard("LastApplied", func() (err error) { has, err = d.LastApplied(); return err }); err != nil {
+		if err := a.guard("the state machine's LastApplied", func() (err error) { has, err = d.LastApplied(); return err }); err != nil {
 			return fmt.Errorf("ask the state machine how far it is: %w", err)
 		}
 		if has.Index >= snapshot.Index {
@@ -274,7 +274,7 @@ func (a *applier) flush() error {
 
 	if len(commands) > 0 {
 		start := time.Now()
-		if err := a.guard("Apply", func() error { return a.sm.Apply(commands, results) }); err != nil {
+		if err := a.guard("the state machine's Apply", func() error { return a.sm.Apply(commands, results) }); err != nil {
 			return fmt.Errorf("apply entries up to %v: %w", last, err)
 		}
 		a.n.metrics.ObserveApply(time.Since(start), len(commands))
@@ -316,7 +316,7 @@ func (a *applier) restore(ctx context.Context, meta SnapshotMeta) error {
 		return fmt.Errorf("open snapshot %v to restore it: %w", meta.ID(), err)
 	}
 	start := time.Now()
-	err = a.guard("Restore", func() error { return a.sm.Restore(ctx, stored, r) })
+	err = a.guard("the state machine's Restore", func() error { return a.sm.Restore(ctx, stored, r) })
 	if err == nil {
 		// A state machine may know where its content ends. The store checks it at the very end, so read on to there.
 		_, err = io.Copy(io.Discard, r)
@@ -356,7 +356,7 @@ func (e *panicError) Unwrap() error {
 func (a *applier) guard(what string, f func() error) error {
 	a.inside.Store(a.number)
 	defer a.inside.Store(0)
-	return recovered("the state machine's "+what, f)
+	return recovered(what, f)
 }
 
 // recovered calls f and makes a panic in it an error.

@@ -61,6 +61,8 @@ type Node struct {
 	working       atomic.Bool // WhileLeader runs
 	readsUnderWay atomic.Int64
 	outstanding   atomic.Int64 // bytes of proposals made here that have not ended
+	slabs         sync.Pool    // of *pendingSlab with some left
+	outcomes      sync.Pool    // of channels, empty and with room for one, of proposals that have ended
 	lastView      atomic.Pointer[statusView]
 	ident         atomic.Pointer[Identity]
 	refusals      refusals
@@ -486,7 +488,7 @@ func (n *Node) receive(now time.Duration, m Message) {
 		case ForwardProposeReply:
 			n.handleForwardProposeReply(now, m.Header, b)
 		case ForwardRead:
-			n.fwd.readAskers = append(n.fwd.readAskers, m.Header)
+			n.handleForwardRead(m.Header)
 		case ForwardReadReply:
 			n.handleForwardReadReply(now, m.Header, b)
 		}

@@ -34,16 +34,33 @@ func BenchmarkPropose(b *testing.B) {
 
 // BenchmarkProposeDurably is the same as it is meant to be used: logs on disk, synced, and TCP over loopback.
 func BenchmarkProposeDurably(b *testing.B) {
-	benchmarkPropose(b, func(id raft.NodeID) (raft.Storage, raft.Transport, string) {
+	benchmarkPropose(b, onDiskAndTCP(b))
+}
+
+func onDiskAndTCP(b *testing.B) func(raft.NodeID) (raft.Storage, raft.Transport, string) {
+	return func(raft.NodeID) (raft.Storage, raft.Transport, string) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(b, err)
 		tr, err := tcp.New(tcp.Config{Listener: l})
 		require.NoError(b, err)
 		return wal.New(b.TempDir(), wal.Options{}), tr, l.Addr().String()
-	})
+	}
 }
 
 func benchmarkPropose(b *testing.B, parts func(raft.NodeID) (raft.Storage, raft.Transport, string)) {
+	cmd := make([]byte, 256)
+	benchmarkCalls(b, parts, "commands/s", func(leader *raft.Node) error {
+		_, err := leader.Propose(context.Background(), cmd)
+		return err
+	})
+}
+
+// BenchmarkRead measures linearizable reads on the leader, over TCP.
+func BenchmarkRead(b *testing.B) {
+	benchmarkCalls(b, onDiskAndTCP(b), "reads/s", func(leader *raft.Node) error { return leader.Read(context.Background()) })
+}
+
+func benchmarkCalls(b *testing.B, parts func(raft.NodeID) (raft.Storage, raft.Transport, string), unit string, call func(*raft.Node) error) {
 	conf := raft.Configuration{ClusterID: "bench"}
 	var storages []raft.Storage
 	var transports []raft.Transport
@@ -76,13 +93,15 @@ func benchmarkPropose(b *testing.B, parts func(raft.NodeID) (raft.Storage, raft.
 		}
 	}
 	for _, clients := range []int{1, 16, 256, 1024} {
-		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { proposeFrom(b, leader, clients) })
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			callFrom(b, clients, func() error { return call(leader) })
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), unit)
+		})
 	}
 }
 
-// proposeFrom proposes b.N commands from so many clients, each of which waits for the answer before the next.
-func proposeFrom(b *testing.B, leader *raft.Node, clients int) {
-	cmd := make([]byte, 256)
+// callFrom makes b.N calls from so many clients, each of which waits for the answer before the next.
+func callFrom(b *testing.B, clients int, call func() error) {
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
@@ -91,7 +110,7 @@ func proposeFrom(b *testing.B, leader *raft.Node, clients int) {
 	for range clients {
 		wg.Go(func() {
 			for left.Add(-1) >= 0 {
-				if _, err := leader.Propose(context.Background(), cmd); err != nil {
+				if err := call(); err != nil {
 					b.Error(err)
 					return
 				}
@@ -100,5 +119,4 @@ func proposeFrom(b *testing.B, leader *raft.Node, clients int) {
 	}
 	wg.Wait()
 	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
 }

@@ -46,7 +46,7 @@ func (n *Node) Propose(ctx context.Context, cmd []byte, opts ...ProposeOption) (
 func (n *Node) ProposeAsync(ctx context.Context, cmd []byte, opts ...ProposeOption) *Pending {
 	p, err := n.submitCommand(ctx, cmd, opts, true)
 	if err != nil {
-		p = newPending(n, Entry{}, 0)
+		p = newPending(n, Entry{}, 0, true)
 		p.end(nil, err)
 		return p
 	}
@@ -78,12 +78,16 @@ func (n *Node) submitCommand(ctx context.Context, cmd []byte, opts []ProposeOpti
 	if len(cmd) > n.cfg.MaxCommandBytes {
 		return nil, fmt.Errorf("propose %d bytes, at most %d: %w", len(cmd), n.cfg.MaxCommandBytes, ErrTooLarge)
 	}
-	var o proposeOptions
-	for _, opt := range opts {
-		opt(&o)
+	var ifTerm Term
+	if len(opts) > 0 { // what options write to is allocated
+		var o proposeOptions
+		for _, opt := range opts {
+			opt(&o)
+		}
+		ifTerm = o.ifTerm
 	}
 	// Copied and checksummed here, in the caller's goroutine: the loop never touches the payload.
-	return n.submit(ctx, NewCommand(cmd), o.ifTerm, async)
+	return n.submit(ctx, NewCommand(cmd), ifTerm, async)
 }
 
 func (n *Node) submit(ctx context.Context, e Entry, ifTerm Term, async bool) (*Pending, error) {
@@ -93,8 +97,7 @@ func (n *Node) submit(ctx context.Context, e Entry, ifTerm Term, async bool) (*P
 	if ctx.Err() != nil {
 		return nil, n.withdrawn(ctx)
 	}
-	p := newPending(n, e, ifTerm)
-	p.async = async
+	p := newPending(n, e, ifTerm, async)
 	if n.measured {
 		p.started = time.Now()
 	}
@@ -144,7 +147,7 @@ type Pending struct {
 	node    *Node
 	ifTerm  Term
 	size    int       // of the entry, in bytes; 0 for what was never queued as a proposal
-	async   bool      // somebody may ask for Committed
+	async   bool      // the embedder has it, and may ask for Committed and Done
 	started time.Time // zero unless somebody measures
 	done    chan struct{}
 
@@ -159,8 +162,48 @@ type Pending struct {
 	err         error
 }
 
-func newPending(n *Node, e Entry, ifTerm Term) *Pending {
-	return &Pending{node: n, entry: e, size: e.Size(), ifTerm: ifTerm, done: make(chan struct{})}
+// newPending makes a proposal. One that is not async has one waiter, who calls wait: its channel gets one message, not an end, and is
+// used again.
+func newPending(n *Node, e Entry, ifTerm Term, async bool) *Pending {
+	var p *Pending
+	if async {
+		p = &Pending{done: make(chan struct{})}
+	} else {
+		p = n.nextPending()
+	}
+	p.node, p.entry, p.size, p.ifTerm, p.async = n, e, e.Size(), ifTerm, async
+	return p
+}
+
+// pendingSlab is memory for proposals, each of which is used once. One that waits long keeps its neighbours' memory, so the embedder
+// gets none of these.
+type pendingSlab struct {
+	ps   [16]Pending
+	used int
+}
+
+func (n *Node) nextPending() *Pending {
+	s, _ := n.slabs.Get().(*pendingSlab)
+	if s == nil {
+		s = new(pendingSlab)
+	}
+	p := &s.ps[s.used]
+	if s.used++; s.used < len(s.ps) {
+		n.slabs.Put(s)
+	}
+	if p.done, _ = n.outcomes.Get().(chan struct{}); p.done == nil {
+		p.done = make(chan struct{}, 1)
+	}
+	return p
+}
+
+// wake tells who waits that the proposal has ended. Whoever settles it calls this, once.
+func (p *Pending) wake() {
+	if p.async {
+		close(p.done)
+	} else {
+		p.done <- struct{}{}
+	}
 }
 
 // Committed returns a channel that is closed when the command is committed, or has ended otherwise. From then on, unless Result
@@ -193,13 +236,18 @@ func (p *Pending) ID() (id EntryID, ok bool) {
 	return p.id, p.id != EntryID{}
 }
 
+// wait is for the caller of a proposal that is not async, once.
 func (p *Pending) wait(ctx context.Context) (any, error) {
 	select {
 	case <-p.done:
 	case <-ctx.Done():
 		p.cancel(ctx)
+		<-p.done // from us, or from who was faster
 	}
-	return p.Result()
+	p.node.outcomes.Put(p.done) // empty: a proposal is settled once
+	result, err := p.result, p.err
+	p.result, p.err = nil, nil // its slab may live on
+	return result, err
 }
 
 // cancel ends a proposal because its caller does not wait any longer.
@@ -217,7 +265,7 @@ func (p *Pending) cancel(ctx context.Context) {
 	if was == stageEnded {
 		return
 	}
-	close(p.done)
+	p.wake()
 	if was == stageQueued {
 		p.node.inbox.noteWithdrawn()
 	}
@@ -274,11 +322,11 @@ func (p *Pending) markCommitted() {
 // end ends the proposal, unless it has ended.
 func (p *Pending) end(result any, err error) {
 	if p.trySettle(result, err) {
-		close(p.done)
+		p.wake()
 	}
 }
 
-// trySettle fixes the outcome without waking anybody: whoever gets true closes done. So a batch of proposals gets its results
+// trySettle fixes the outcome without waking anybody: whoever gets true calls wake. So a batch of proposals gets its results
 // first, and its callers are woken together afterwards.
 func (p *Pending) trySettle(result any, err error) bool {
 	p.mu.Lock()
@@ -302,7 +350,7 @@ func (p *Pending) endWith(cause error) {
 	}
 	p.mu.Unlock()
 	if was != stageEnded {
-		close(p.done)
+		p.wake()
 	}
 }
 
@@ -543,7 +591,7 @@ func (t *table) unlockAndWake() {
 	t.toWake = nil
 	t.mu.Unlock()
 	for _, p := range wake {
-		close(p.done)
+		p.wake()
 	}
 	clear(wake)
 	t.mu.Lock()

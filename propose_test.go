@@ -1,8 +1,10 @@
 package raft
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -32,7 +34,7 @@ func TestSlotsStaySortedAndAreTakenFromTheFront(t *testing.T) {
 }
 
 func newTestPending(q *table, id EntryID) *Pending {
-	p := newPending(new(Node), newEntry(EntryCommand, nil), 0)
+	p := newPending(new(Node), newEntry(EntryCommand, nil), 0, true)
 	p.claim()
 	p.appended(id)
 	q.insert([]slot{{id: id, p: p}})
@@ -111,7 +113,7 @@ func TestTableAfterASnapshotWasRestored(t *testing.T) {
 func TestTableKeepsResultsWhileForwardsAreUnanswered(t *testing.T) {
 	termAt := func(Index) (Term, bool) { return 1, true }
 	late := func(tb *table, id EntryID) *Pending {
-		p := newPending(new(Node), newEntry(EntryCommand, nil), 0)
+		p := newPending(new(Node), newEntry(EntryCommand, nil), 0, true)
 		p.claim()
 		tb.insertForwarded(slot{id: id, p: p}, termAt)
 		return p
@@ -143,7 +145,7 @@ func TestTableKeepsResultsWhileForwardsAreUnanswered(t *testing.T) {
 func TestTableDropsALateForwardOfAnEarlierTerm(t *testing.T) {
 	var tb table
 	tb.complete(entriesAt(3, 1, 3), []any{nil, nil})
-	p := newPending(new(Node), newEntry(EntryCommand, nil), 0)
+	p := newPending(new(Node), newEntry(EntryCommand, nil), 0, true)
 	p.claim()
 	tb.insertForwarded(slot{id: EntryID{2, 7}, p: p}, func(Index) (Term, bool) { return 0, false })
 	require.True(t, ended(p))
@@ -181,7 +183,7 @@ func TestReadsWaitForTheirIndex(t *testing.T) {
 }
 
 func TestProposalEndsOnce(t *testing.T) {
-	p := newPending(new(Node), newEntry(EntryCommand, []byte("x")), 0)
+	p := newPending(new(Node), newEntry(EntryCommand, []byte("x")), 0, true)
 	committed := p.Committed()
 	_, ok := p.claim()
 	require.True(t, ok)
@@ -221,5 +223,31 @@ func TestReplayWindowTakesEachNumberOnce(t *testing.T) {
 		number := top - uint64(r.IntN(replayWindowSize/2))
 		require.Equal(t, !seen[number], w.first(number))
 		seen[number] = true
+	}
+}
+
+// The channel of a proposal serves another one afterwards. It must be empty then, whoever ended the proposal, or the next one would
+// return before it has an outcome.
+func TestChannelOfAnEndedProposalIsEmpty(t *testing.T) {
+	n := new(Node)
+	n.lead.init()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 3000 {
+		p := newPending(n, Entry{}, 0, false)
+		require.Empty(t, p.done)
+		if i%2 == 0 { // both are ready when wait looks, or one is faster
+			p.claim()
+		}
+		var other sync.WaitGroup
+		if i%3 > 0 {
+			other.Go(func() { p.end(i, nil) })
+		}
+		result, err := p.wait(gone)
+		other.Wait()
+		require.Empty(t, p.done)
+		if err == nil {
+			require.Equal(t, i, result)
+		}
 	}
 }

@@ -69,6 +69,10 @@ type readRound struct {
 // gather in the inbox and share the next round.
 const maxReadRounds = 64
 
+// maxReadAskers bounds the followers' questions that wait for the next round. A follower asks once in a heartbeat interval while it
+// gets no answer, so this is more than a large cluster comes to while its leader has lost its quorum.
+const maxReadAskers = 1024
+
 // placeReads begins one round for all reads that wait, if none is under way. A round costs four messages and a dozen wake-ups,
 // whether it serves one read or a thousand.
 func (n *Node) placeReads(now time.Duration) {
@@ -190,6 +194,15 @@ func (n *Node) handleReadResult(now time.Duration, res ReadResult) {
 	default:
 		n.confirmRound(r, res.Index)
 	}
+}
+
+// handleForwardRead lets a follower's reads join the next round.
+func (n *Node) handleForwardRead(h Header) {
+	if len(n.fwd.readAskers) >= maxReadAskers {
+		n.answerRead(h, ForwardReadReply{Refusal: RefusedOverloaded})
+		return
+	}
+	n.fwd.readAskers = append(n.fwd.readAskers, h)
 }
 
 // handleForwardReadReply ends a round that was passed on to a leader.

@@ -150,6 +150,22 @@ func TestReadsGatherWhileARoundIsUnderWay(t *testing.T) {
 	require.True(t, second.ended())
 }
 
+// Everything is bounded: what followers ask while the leader cannot finish a round as well.
+func TestQuestionsOfFollowersAreBounded(t *testing.T) {
+	n := readingNode(LeaderChange{Term: 2, Role: Leader, Leader: "a"})
+	n.fwd.rounds = []*readRound{{id: 1}}
+	for i := range uint64(maxReadAskers) {
+		n.receive(0, Message{Header: Header{From: "c", To: "a", Request: i}, Body: ForwardRead{}})
+		n.placeReads(0)
+	}
+	require.Empty(t, n.sent())
+	n.receive(0, Message{Header: Header{From: "c", To: "a", Request: 9999}, Body: ForwardRead{}})
+	ms := n.sent()
+	require.Len(t, ms, 1)
+	require.Equal(t, uint64(9999), ms[0].Request)
+	require.Equal(t, ForwardReadReply{Refusal: RefusedOverloaded}, ms[0].Body)
+}
+
 // Where the loop confirms a round and has nothing else to do (a server alone needs no answer), reads that have gathered wake it.
 func TestReadsThatHaveGatheredWakeTheLoop(t *testing.T) {
 	n := readingNode(LeaderChange{Term: 2, Role: Leader, Leader: "a"})

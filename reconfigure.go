@@ -27,7 +27,7 @@ func (n *Node) ChangeMembership(ctx context.Context, ch Change) (Index, error) {
 	if err := n.inbox.refusing(); err != nil {
 		return 0, err
 	}
-	p := newPending(n, Entry{}, 0)
+	p := newPending(n, Entry{}, 0, false)
 	w := &confWaiter{done: make(chan Index, 1)}
 	var refused error
 	if err := n.onLoop(ctx, func(now time.Duration) {

@@ -124,7 +124,7 @@ func (s *snapshotter) take(ctx context.Context, run *snapshotRun, at EntryID) er
 		return nil
 	}
 	var view SnapshotWriter
-	err := s.n.applier.guard("Snapshot", func() (err error) { view, err = s.n.cfg.StateMachine.Snapshot(ctx); return err })
+	err := s.n.applier.guard("the state machine's Snapshot", func() (err error) { view, err = s.n.cfg.StateMachine.Snapshot(ctx); return err })
 	if err != nil {
 		s.finish(run, SnapshotMeta{}, fmt.Errorf("snapshot at %v: %w", at, err))
 		return panicOnly(err)

@@ -726,6 +726,15 @@ func (p *Pending) appended`,
 		Test: Test{".", "TestChangeLeader"},
 	},
 
+	{
+		Name: "channel used again while a word is on its way",
+		Rule: "DESIGN §4, outcomes: every caller gets the outcome of its own command",
+		File: "propose.go",
+		Old:  `		<-p.done // from us, or from who was faster`,
+		New:  ``,
+		Test: Test{".", "TestChannelOfAnEndedProposalIsEmpty"},
+	},
+
 	// readrounds.go.
 	{
 		Name: "confirmed read does not wait for the state machine",
@@ -806,6 +815,14 @@ func (p *Pending) appended`,
 		Old:  `now == before || time.Since(start) > maxGather`,
 		New:  `now == before || time.Since(start) > never`,
 		Test: Test{".", "TestRequestsGatherWhileMoreCome"},
+	},
+	{
+		Name: "followers' questions without a bound",
+		Rule: "DESIGN §1.6: every queue is bounded",
+		File: "readrounds.go",
+		Old:  `len(n.fwd.readAskers) >= maxReadAskers`,
+		New:  `len(n.fwd.readAskers) > 2*maxReadAskers`,
+		Test: Test{".", "TestQuestionsOfFollowersAreBounded"},
 	},
 	{
 		Name: "reads that gathered during a round wake nobody",
