@@ -14,7 +14,7 @@ func TestLoopSleepsWhenGatheredProposalsAreGivenUp(t *testing.T) {
 	n.lead.init()
 	n.written, n.persisted = 2, 1
 	ctx, cancel := context.WithCancel(t.Context())
-	p := newPending(n, NewCommand([]byte("a")), 0)
+	p := newPending(n, NewCommand([]byte("a")), 0, false)
 	n.fwd.waiting = []*Pending{p}
 	n.placeProposals(0)
 	require.Equal(t, gatherTime, n.forwardDeadline(0))
