@@ -25,7 +25,7 @@ func (r *Report) plots() map[string]string {
 		if len(loads) < 2 {
 			continue // one point is no line
 		}
-		title := r.groupName(loads[0])
+		title := capital(groupName(loads[0]))
 		out["throughput-"+name+".svg"] = r.plot(title+", per second", loads, number,
 			func(s worker.Sample) float64 { return s.PerSecond })
 		out["latency-"+name+".svg"] = r.plot(title+", 99th percentile of the latency", loads,

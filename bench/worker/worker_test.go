@@ -145,7 +145,7 @@ func TestRestart(t *testing.T) {
 	c := new(cluster)
 	out, err := runJob(t, c.library(), Job{Fill: 10*restartCommand - 1})
 	require.NoError(t, err)
-	require.EqualValues(t, 11, out[1].Filled, "with the one that the worker waits for")
+	require.EqualValues(t, 11, *out[1].Filled, "with the one that the worker waits for")
 
 	kept := c.nodes
 	lib := Library{Start: func(o Options) (Node, error) { return kept[o.ID], nil }}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/steadyraft/raft/bench/worker"
+)
+
+// Resets is what broken connections between living servers cost.
+type Resets struct {
+	Library    string        `json:"library"`
+	Resets     int           `json:"resets"`
+	Took       time.Duration `json:"took_ns"`
+	TermBefore uint64        `json:"term_before"`
+	TermAfter  uint64        `json:"term_after"` // every change of leader raises it
+	SameLeader bool          `json:"same_leader"`
+	Without    worker.Sample `json:"without"`
+	During     worker.Sample `json:"during"`
+}
+
+const (
+	resetCount   = 1000
+	resetEvery   = 20 * time.Millisecond
+	resetClients = 64
+)
+
+func (d *driver) resets(ctx context.Context, lib string) (r Resets, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	r = Resets{Library: lib}
+	jobs, err := d.trio()
+	if err != nil {
+		return r, err
+	}
+	var proxies proxy
+	defer proxies.close()
+	var reached []string // where the others reach each server
+	for i := range jobs {
+		at, err := proxies.listen(jobs[0].Addresses[i])
+		if err != nil {
+			return r, err
+		}
+		reached = append(reached, at)
+	}
+	for i := range jobs {
+		jobs[i].Listen, jobs[i].Addresses = jobs[0].Addresses[i], reached
+	}
+	p, err := d.startProcesses(ctx, lib, jobs)
+	if err != nil {
+		return r, err
+	}
+	defer p.close()
+	load := worker.Point{Kind: worker.Propose, Size: 256, Clients: resetClients, Warmup: d.warmup, Time: 2 * d.time}
+	if r.Without, err = p.measure(ctx, load); err != nil {
+		return r, err
+	}
+	before, err := p.progress(ctx, p.leader)
+	if err != nil {
+		return r, err
+	}
+	load.Warmup, load.Time = 0, 3*time.Minute
+	end, err := p.load(load)
+	if err != nil {
+		return r, err
+	}
+	want := d.scaled(resetCount)
+	began := time.Now()
+	for r.Resets < want && ctx.Err() == nil && time.Since(began) < 10*time.Duration(want)*resetEvery {
+		time.Sleep(resetEvery)
+		if proxies.reset() {
+			r.Resets++
+		}
+	}
+	r.Took = time.Since(began)
+	if r.During, err = end(ctx, true); err != nil {
+		return r, err
+	}
+	if r.Resets < want {
+		return r, fmt.Errorf("only %d of %d resets within %v: there was no connection to reset", r.Resets, want, r.Took)
+	}
+	after, err := p.progress(ctx, p.leader)
+	if err != nil {
+		return r, err
+	}
+	r.TermBefore, r.TermAfter, r.SameLeader = before.Term, after.Term, after.Leads
+	if r.TermBefore == 0 {
+		return r, errors.New("the library does not tell its term")
+	}
+	return r, p.agree(ctx, 1, 2, 3)
+}
+
+// proxy stands between servers, so that connections can be reset without either of them.
+type proxy struct {
+	mu        sync.Mutex
+	closed    bool
+	listeners []net.Listener
+	links     map[*link]bool
+}
+
+// link is one connection through the proxy.
+type link [2]*net.TCPConn
+
+// listen returns an address at which target is reached from now on.
+func (p *proxy) listen(target string) (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	p.listeners = append(p.listeners, l)
+	p.mu.Unlock()
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.DialTimeout("tcp", target, time.Second)
+			if err != nil {
+				in.Close() // the server is not there: whoever dialled sees a connection that ends at once
+				continue
+			}
+			p.carry(&link{in.(*net.TCPConn), out.(*net.TCPConn)})
+		}
+	}()
+	return l.Addr().String(), nil
+}
+
+func (p *proxy) carry(k *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		k.close()
+		return
+	}
+	if p.links == nil {
+		p.links = map[*link]bool{}
+	}
+	p.links[k] = true
+	for i := range k {
+		go func() {
+			_, _ = io.Copy(k[i], k[1-i]) // it ends with the connection
+			p.mu.Lock()
+			delete(p.links, k)
+			p.mu.Unlock()
+			k.close()
+		}()
+	}
+}
+
+func (k *link) close() {
+	for _, c := range k {
+		c.Close()
+	}
+}
+
+// reset breaks one connection, any, so that both ends receive a reset. It reports false if there is none.
+func (p *proxy) reset() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := slices.Collect(maps.Keys(p.links))
+	if len(all) == 0 {
+		return false
+	}
+	k := all[rand.IntN(len(all))]
+	delete(p.links, k)
+	for _, c := range k {
+		_ = c.SetLinger(0) // closing sends RST instead of FIN
+	}
+	k.close()
+	return true
+}
+
+func (p *proxy) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, l := range p.listeners {
+		l.Close()
+	}
+	for k := range p.links {
+		k.close()
+	}
+}
