@@ -32,7 +32,8 @@ type CatchUp struct {
 // What is in the log, and who proposes meanwhile.
 const (
 	entriesBefore   = 300_000 // byEntries
-	snapshotBefore  = 30_000  // bySnapshot: more than any library keeps behind one
+	snapshotBefore  = 30_000  // bySnapshot: more than any library keeps behind one, and more than one segment of raft-wal, which
+	snapshotCommand = 4 << 10 // still finds dropped entries in the segment that it writes to
 	snapshotBytes   = 1 << 30
 	joiningClients  = 16
 	joiningLimit    = 90 * time.Second
@@ -43,7 +44,7 @@ func (d *driver) catchUp(ctx context.Context, lib, how string) (c CatchUp, err e
 	c = CatchUp{Library: lib, How: how}
 	before := worker.Fill{Commands: uint64(d.scaled(entriesBefore)), Size: 256, Clients: 256, Limit: time.Minute}
 	if how == bySnapshot {
-		before.Commands, c.SnapshotBytes = snapshotBefore, d.snapshotBytes()
+		before.Commands, before.Size, c.SnapshotBytes = snapshotBefore, snapshotCommand, d.snapshotBytes()
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()

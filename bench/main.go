@@ -214,7 +214,7 @@ func run(ctx context.Context, args []string) error {
 	if o.scale < 1 {
 		d.problem("scaled to %v: nothing here can be compared with a full run, or with the goals", o.scale)
 	}
-	d.measureAll(ctx)
+	d.carryOut(ctx, d.plan())
 	d.report.NotFinished = ctx.Err() != nil
 	d.report.Took = time.Since(d.began).Round(time.Second)
 	if _, err := os.Stdout.WriteString(d.report.text(asText)); err != nil {

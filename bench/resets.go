@@ -37,22 +37,21 @@ func (d *driver) resets(ctx context.Context, lib string) (r Resets, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	r = Resets{Library: lib}
+	var proxies proxy
+	defer proxies.close()
+	for range 3 { // before free addresses are looked for: it may not take one of those
+		if err := proxies.listen(); err != nil {
+			return r, err
+		}
+	}
 	jobs, err := d.trio()
 	if err != nil {
 		return r, err
 	}
-	var proxies proxy
-	defer proxies.close()
-	var reached []string // where the others reach each server
+	targets := jobs[0].Addresses
 	for i := range jobs {
-		at, err := proxies.listen(jobs[0].Addresses[i])
-		if err != nil {
-			return r, err
-		}
-		reached = append(reached, at)
-	}
-	for i := range jobs {
-		jobs[i].Listen, jobs[i].Addresses = jobs[0].Addresses[i], reached
+		jobs[i].Listen, jobs[i].Addresses = targets[i], proxies.addresses()
+		go proxies.forward(i, targets[i])
 	}
 	p, err := d.startProcesses(ctx, lib, jobs)
 	if err != nil {
@@ -100,39 +99,47 @@ func (d *driver) resets(ctx context.Context, lib string) (r Resets, err error) {
 
 // proxy stands between servers, so that connections can be reset without either of them.
 type proxy struct {
-	mu        sync.Mutex
-	closed    bool
-	listeners []net.Listener
-	links     map[*link]bool
+	listeners []net.Listener // none is added once forward was called
+
+	mu     sync.Mutex
+	closed bool
+	links  map[*link]bool
 }
 
 // link is one connection through the proxy.
 type link [2]*net.TCPConn
 
-// listen returns an address at which target is reached from now on.
-func (p *proxy) listen(target string) (string, error) {
+// listen takes an address.
+func (p *proxy) listen() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return err
 	}
-	p.mu.Lock()
 	p.listeners = append(p.listeners, l)
-	p.mu.Unlock()
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.DialTimeout("tcp", target, time.Second)
-			if err != nil {
-				in.Close() // the server is not there: whoever dialled sees a connection that ends at once
-				continue
-			}
-			p.carry(&link{in.(*net.TCPConn), out.(*net.TCPConn)})
+	return nil
+}
+
+func (p *proxy) addresses() (out []string) {
+	for _, l := range p.listeners {
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// forward carries what comes to an address on to target, until close is called.
+func (p *proxy) forward(i int, target string) {
+	for {
+		in, err := p.listeners[i].Accept()
+		if err != nil {
+			return
 		}
-	}()
-	return l.Addr().String(), nil
+		out, err := net.DialTimeout("tcp", target, time.Second)
+		if err != nil {
+			in.Close() // the server is not there: whoever dialled sees a connection that ends at once
+			continue
+		}
+		p.carry(&link{in.(*net.TCPConn), out.(*net.TCPConn)})
+	}
 }
 
 func (p *proxy) carry(k *link) {

@@ -65,6 +65,9 @@ func (c *client) run(ctx context.Context, n Node, p Point, seed uint64, phase *a
 	}
 }
 
+// answerWithin is how long operations may take that were under way when a measurement ended.
+const answerWithin = 10 * time.Second
+
 // measure puts a node, which leads, under load for p.Time, or until stop is closed.
 func measure(ctx context.Context, n Node, dir string, p Point, stop <-chan struct{}) Sample {
 	ctx, cancel := context.WithTimeout(ctx, p.Warmup+p.Time+30*time.Second)
@@ -88,7 +91,9 @@ func measure(ctx context.Context, n Node, dir string, p Point, stop <-chan struc
 	phase.Store(over)
 	elapsed, m2 := time.Since(start), readMachine(dir)
 	runtime.ReadMemStats(&after)
+	late := time.AfterFunc(answerWithin, cancel) // what a library has lost is never answered; it counts as a failure
 	wg.Wait()
+	late.Stop()
 
 	s := Sample{Point: p, Elapsed: elapsed}
 	var all histogram
