@@ -185,7 +185,7 @@ func (d *driver) plan() (steps []step) {
 	each("resets", whatResets, 1, processesTake+d.shorter(resetCount*resetEvery), func(ctx context.Context, lib string) error {
 		return keep(&d.report.Resets)(d.resets(ctx, lib))
 	}, ours)
-	each("slow", whatSlow, d.repeats, processesTake+2*(d.warmup+d.time), func(ctx context.Context, lib string) error {
+	each("slow", whatSlow, d.repeats, processesTake+3*(d.warmup+d.time), func(ctx context.Context, lib string) error {
 		return keep(&d.report.Slow)(d.slowFollower(ctx, lib))
 	})
 	each("long", whatLong, 1, d.shorter(longTakes), func(ctx context.Context, lib string) error {
@@ -194,9 +194,9 @@ func (d *driver) plan() (steps []step) {
 	each("entries", whatEntries, 1, d.shorter(entriesTake), func(ctx context.Context, lib string) error {
 		return keep(&d.report.CatchUps)(d.catchUp(ctx, lib, byEntries))
 	}, ours, "hashicorp", "dragonboat-tan")
-	for kind, what := range map[string]string{"snapshot": whatSnapshot, "entries": whatEntries} {
-		each(kind, what, 1, time.Millisecond, func(context.Context, string) error { return errNoJoining }, "etcd-async")
-	}
+	noJoining := func(context.Context, string) error { return errNoJoining }
+	each("snapshot", whatSnapshot, 1, time.Millisecond, noJoining, "etcd-async")
+	each("entries", whatEntries, 1, time.Millisecond, noJoining, "etcd-async")
 	each("memory", whatIdle, 1, processesTake+idleFor, d.idle)
 	each("memory", whatAway, 1, processesTake+d.shorter(awayFor)*13/12, func(ctx context.Context, lib string) error {
 		return keep(&d.report.Aways)(d.away(ctx, lib))

@@ -28,6 +28,8 @@ func (r *Report) goals(f format) string {
 			continue
 		case g.measured == "":
 			g.measured, met = "not measured", "—"
+		case r.Scale < 1:
+			met = "scaled"
 		case g.met:
 			met = "yes"
 		}
@@ -133,32 +135,34 @@ func (r *Report) goalRows() (rows []goalRow) {
 
 	var ratios []float64
 	var size int64
+	var from []worker.Sample
 	for _, c := range r.CatchUps {
 		if c.Library == ours && c.How == bySnapshot {
 			ratios, size = append(ratios, float64(c.During.P99)/float64(max(1, c.Without.P99))), c.SnapshotBytes
+			from = append(from, c.Without, c.During)
 		}
 	}
 	s = spreadOf(ratios)
 	value("p99 of commits while a snapshot of 1 GiB is sent at the default throttle, over without", "≤ 2", s.n, s.median, 2, false, number,
-		fmt.Sprintf(" (%.2f–%.2f, %s)", s.min, s.max, mebibytes(size)))
+		fmt.Sprintf(" (%.2f–%.2f, %s)", s.min, s.max, mebibytes(size))+r.dagger(from...))
 
-	ratios = nil
+	ratios, from = nil, nil
 	for _, x := range r.Slow {
 		if x.Library == ours {
-			ratios = append(ratios, float64(x.Slow.P99)/float64(max(1, x.Healthy.P99)))
+			ratios, from = append(ratios, float64(x.Slow.P99)/float64(max(1, x.Healthy.P99))), append(from, x.Healthy, x.Slow)
 		}
 	}
 	s = spreadOf(ratios)
-	value("one slow follower of three: p99 over healthy", "≤ 1.2", s.n, s.median, 1.2, false, number, fmt.Sprintf(" (%.2f–%.2f)", s.min, s.max))
+	value("one slow follower of three: p99 over healthy", "≤ 1.2", s.n, s.median, 1.2, false, number, fmt.Sprintf(" (%.2f–%.2f)", s.min, s.max)+r.dagger(from...))
 
 	for _, x := range r.LongLogs {
 		if x.Library != ours {
 			continue
 		}
 		elapsed, cpu := x.costs()
-		note := ""
+		note := r.dagger(append(slices.Clone(x.Short), x.Long...)...)
 		if x.Filled < 10_000_000 {
-			note = " at " + thousands(int(x.Filled)) + " entries only"
+			note += " at " + thousands(int(x.Filled)) + " entries only"
 		}
 		value("time per command at 10⁷ log entries over 10³", "≤ 1.05", elapsed.n, elapsed.median, 1.05, false, number, note)
 		value("processor time per command at 10⁷ log entries over 10³", "≤ 1.05", cpu.n, cpu.median, 1.05, false, number, note)
@@ -225,11 +229,17 @@ const maxGrowth = 1.25
 
 // busy is the mark of figures that were taken while others kept the machine busy.
 func (r *Report) busy(l load, libs ...string) string {
-	limit := float64(r.Machine.Processors) / 10
+	var ss []worker.Sample
 	for _, lib := range libs {
-		if slices.ContainsFunc(r.samples(lib, l), func(s worker.Sample) bool { return s.Others > limit || s.Others < 0 }) {
-			return " †"
-		}
+		ss = append(ss, r.samples(lib, l)...)
+	}
+	return r.dagger(ss...)
+}
+
+func (r *Report) dagger(ss ...worker.Sample) string {
+	limit := float64(r.Machine.Processors) / 10
+	if slices.ContainsFunc(ss, func(s worker.Sample) bool { return s.Others > limit || s.Others < 0 }) {
+		return " †"
 	}
 	return ""
 }

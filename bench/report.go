@@ -164,6 +164,22 @@ func (r *Report) text(f format) string {
 			fmt.Fprintf(&b, "\n%s\n\n", s)
 		}
 	}
+	var plots map[string]string
+	if f == asMarkdown {
+		plots = r.plots()
+	}
+	image := func(names ...string) string {
+		out := ""
+		for _, name := range names {
+			if plots[name+".svg"] != "" {
+				out += fmt.Sprintf("![%s](%s.svg)\n", name, name)
+			}
+		}
+		if out != "" {
+			out += "\n"
+		}
+		return out
+	}
 	if r.NotFinished {
 		heading(2, "Not finished")
 		b.WriteString("The program is still running, or was ended before it had measured everything.\n")
@@ -199,6 +215,7 @@ func (r *Report) text(f format) string {
 			j++
 		}
 		heading(3, capital(groupName(loads[i])))
+		b.WriteString(image("throughput-"+plotName(loads[i]), "latency-"+plotName(loads[i])))
 		b.WriteString(r.table(f, loads[i:j]))
 		i = j
 	}
@@ -208,7 +225,7 @@ func (r *Report) text(f format) string {
 			b.WriteString(table + rows)
 		}
 	}
-	section(whatFailOver, ": time without a commit after the leader's process was lost", r.outages(f))
+	section(whatFailOver, ": time without a commit after the leader's process was lost", image("fail-over")+r.outages(f))
 	section(whatTransfer, ": longest time without a commit, 16 clients", r.transfers(f))
 	section(whatResets, fmt.Sprintf(": three processes, %d clients, 256 B, a reset every %v", resetClients, resetEvery), r.resets(f))
 	section(whatSlow, fmt.Sprintf(": it runs for %v and stands for %v; 64 clients, 256 B", slowRuns, slowStands), r.slow(f))
@@ -217,7 +234,7 @@ func (r *Report) text(f format) string {
 	section(whatEntries, joining, r.catchUps(f, byEntries))
 	section(whatLong, ": 16 B, 64 clients, two clusters in turn", r.longLogs(f))
 	section(whatIdle, ", each in its process, after a garbage collection", r.idle(f))
-	section(whatAway, fmt.Sprintf(": %d clients, 256 B", awayClients), r.aways(f))
+	section(whatAway, fmt.Sprintf(": %d clients, 256 B", awayClients), image("memory-"+ours)+r.aways(f))
 	section(whatCore, ": three servers on one goroutine, no disk, no network, 256 B", r.coreTable(f))
 	section(whatRestart, ", commands of "+byteSize(64<<10), r.restarts(f))
 	heading(2, "How it was measured")
@@ -329,10 +346,7 @@ func (r *Report) rateCell(lib string, l load) string {
 
 func (r *Report) marked(ss []worker.Sample) string {
 	cell := thousands(int(spreadOf(each(ss, func(s worker.Sample) float64 { return s.PerSecond })).median))
-	limit := float64(r.Machine.Processors) / 10
-	if slices.ContainsFunc(ss, func(s worker.Sample) bool { return s.Others > limit || s.Others < 0 }) {
-		cell += " †"
-	}
+	cell += r.dagger(ss...)
 	if slices.ContainsFunc(ss, func(s worker.Sample) bool { return s.Failures > 0 }) {
 		cell += " !"
 	}
@@ -565,15 +579,10 @@ func (r *Report) write(dir string) error {
 		return err
 	}
 	files := map[string][]byte{"results.json": j.Bytes()}
-	md := "# Measured side by side\n\nWritten by `go -C bench run .`, see [bench](../../bench/README.md) for what is compared and how. The figures are for comparing with\n" +
+	const md = "# Measured side by side\n\nWritten by `go -C bench run .`, see [bench](../../bench/README.md) for what is compared and how. The figures are for comparing with\n" +
 		"each other, not for quoting: another machine has others. [results.json](results.json) holds every single measurement.\n"
 	for name, svg := range r.plots() {
 		files[name] = []byte(svg)
-	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if strings.HasSuffix(name, ".svg") {
-			md += fmt.Sprintf("\n![%s](%s)\n", strings.TrimSuffix(name, ".svg"), name)
-		}
 	}
 	files["README.md"] = []byte(md + r.text(asMarkdown))
 	for name, b := range files {
