@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Core is the cost of one command in the protocol alone, as `go test -bench . ./core` prints it.
@@ -29,7 +30,7 @@ var coreLoads = []struct{ name, what string }{
 
 func (d *driver) core(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "Command", "-benchmem",
-		"-benchtime", d.shorter(d.time/2).String(), "-count", strconv.Itoa(d.repeats), "./core").CombinedOutput()
+		"-benchtime", max(d.time/2, 100*time.Millisecond).String(), "-count", strconv.Itoa(d.repeats), "./core").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
 	}

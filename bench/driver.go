@@ -55,7 +55,7 @@ func (d *driver) build(ctx context.Context) {
 			built[l.pkg] = err
 		}
 		if err != nil {
-			d.problem("%s is SKIPPED, it does not build: %v", l.name, err)
+			d.missing(step{lib: l.name, what: whatEverything}, fmt.Errorf("it does not build: %w", err))
 			continue
 		}
 		d.libraries = append(d.libraries, l.name)
@@ -368,7 +368,8 @@ func (d *driver) restart(ctx context.Context, lib string) error {
 	if err != nil {
 		return fmt.Errorf("fill the log: %w", err)
 	}
-	return d.runJob(ctx, lib, worker.Job{Dir: data, Addresses: addresses, Filled: filled}, time.Minute, func(o worker.Output) { d.collect(lib, 0, 3, o) })
+	return d.runJob(ctx, lib, worker.Job{Dir: data, Addresses: addresses, Filled: filled}, time.Minute,
+		func(o worker.Output) { d.collect(lib, 0, 3, o) })
 }
 
 func (d *driver) collect(lib string, repeat, servers int, o worker.Output) {

@@ -9,18 +9,18 @@ import (
 	"github.com/steadyraft/raft/bench/worker"
 )
 
-// goalRow is one goal beside what was measured.
-type goalRow struct {
+// goal is one that this library was built to, beside what was measured.
+type goal struct {
 	what, want string
 	measured   string // "": it was not
 	met        bool
 }
 
-// goals is the table of the goals that this library was built to.
+// goals is their table.
 func (r *Report) goals(f format) string {
 	t := table{{"goal", "wanted", "measured", "met"}}
 	left := 0
-	for _, g := range r.goalRows() {
+	for _, g := range r.goalList() {
 		met := "NO"
 		switch {
 		case g.measured == "" && r.Quick:
@@ -41,56 +41,77 @@ func (r *Report) goals(f format) string {
 	return t.render(f)
 }
 
-func (r *Report) goalRows() (rows []goalRow) {
-	add := func(what, want, measured string, met bool) { rows = append(rows, goalRow{what, want, measured, met}) }
-	// value adds a row for one figure; n is how many measurements it comes from.
-	value := func(what, want string, n int, v, limit float64, atLeast bool, show func(float64) string, note string) {
-		if n == 0 {
-			add(what, want, "", false)
-			return
-		}
-		add(what, want, show(v)+note, v == limit || (v > limit) == atLeast)
-	}
-	number := func(v float64) string { return fmt.Sprintf("%.2f", v) }
+func (r *Report) goalList() []goal {
+	return slices.Concat(r.throughputGoals(), r.costGoals(), r.coreGoals(), r.outageGoals(), r.disturbanceGoals(), r.longGoals(), r.memoryGoals(), r.resetGoals())
+}
 
-	at := func(kind string, size, clients int) load { return load{kind, size, clients, 3} }
+// unit prints a figure.
+type unit func(float64) string
+
+func hundredths(v float64) string { return fmt.Sprintf("%.2f", v) }
+func whole(v float64) string      { return fmt.Sprintf("%.0f", v) }
+
+// atLeast and atMost compare the median of what was measured; note says more about it.
+func atLeast(what string, limit float64, s spread, note string) goal {
+	return compared(what, "≥ "+trimmed(limit), s.n, s.median, s.median >= limit, hundredths, note)
+}
+
+func atMost(what string, limit float64, s spread, show unit, note string) goal {
+	want := "≤ " + show(limit)
+	if v := trimmed(limit); limit < 1000 { // no duration
+		want = "≤ " + v
+	}
+	return compared(what, want, s.n, s.median, s.median <= limit, show, note)
+}
+
+func trimmed(v float64) string { return fmt.Sprintf("%.3g", v) }
+
+func compared(what, want string, n int, v float64, met bool, show unit, note string) goal {
+	if n == 0 {
+		return goal{what: what, want: want}
+	}
+	return goal{what, want, show(v) + note, met}
+}
+
+// with3 is a load of three servers, as all goals mean it.
+func with3(kind string, size, clients int) load { return load{kind, size, clients, 3} }
+
+func (r *Report) throughputGoals() (out []goal) {
 	overFloor := func(l load, limit float64) {
-		s := ratio(r.rates(ours, l), r.rates(floor, l))
-		value(l.String()+": throughput of the floor", fmt.Sprintf("≥ %.2f", limit), s.n, s.median, limit, true, number, r.busy(l, ours, floor))
+		out = append(out, atLeast(l.String()+": throughput of the floor", limit, ratio(r.rates(ours, l), r.rates(floor, l)), r.busy(l, ours, floor)))
 	}
 	overBest := func(l load, limit float64) {
 		other := r.bestOther(ours, l)
-		s := ratio(r.rates(ours, l), r.rates(other, l))
-		value(l.String()+": throughput over the best other", fmt.Sprintf("≥ %.2f", limit), s.n, s.median, limit, true, number,
-			" "+other+r.busy(l, ours, other))
+		out = append(out, atLeast(l.String()+": throughput over the best other", limit, ratio(r.rates(ours, l), r.rates(other, l)),
+			" "+other+r.without(l)+r.busy(l, ours, other)))
 	}
-	overFloor(at(worker.Propose, 256, 1), 0.92)
-	overFloor(at(worker.Propose, 256, 16), 0.88)
-	overFloor(at(worker.Propose, 256, 256), 0.75)
-	overFloor(at(worker.Propose, 256, 1024), 0.65)
-	overBest(at(worker.Propose, 256, 1), 1.2)
-	overBest(at(worker.Propose, 256, 16), 1.1)
-	overBest(at(worker.Propose, 256, 256), 1.7)
-	overBest(at(worker.Propose, 256, 1024), 1.9)
-	for _, clients := range []int{256, 1024} {
-		overBest(at(worker.Propose, 16, clients), 2)
-		overBest(at(worker.Propose, 4096, clients), 1.5)
-	}
-	overBest(at(worker.Read, 256, 16), 1.3)
-	overBest(at(worker.Read, 256, 256), 1.5)
+	overFloor(with3(worker.Propose, 256, 1), 0.92)
+	overFloor(with3(worker.Propose, 256, 16), 0.88)
+	overFloor(with3(worker.Propose, 256, 256), 0.75)
+	overFloor(with3(worker.Propose, 256, 1024), 0.65)
+	overBest(with3(worker.Propose, 256, 1), 1.2)
+	overBest(with3(worker.Propose, 256, 16), 1.1)
+	overBest(with3(worker.Propose, 256, 256), 1.7)
+	overBest(with3(worker.Propose, 256, 1024), 1.9)
+	overBest(with3(worker.Propose, 16, 256), 2)
+	overBest(with3(worker.Propose, 16, 1024), 2)
+	overBest(with3(worker.Propose, 4096, 256), 1.5)
+	overBest(with3(worker.Propose, 4096, 1024), 1.5)
+	overBest(with3(worker.Read, 256, 16), 1.3)
+	overBest(with3(worker.Read, 256, 256), 1.5)
+	return out
+}
 
-	figureAt := func(what string, l load, limit float64, figure func(worker.Sample) float64) {
-		s := spreadOf(each(r.samples(ours, l), figure))
-		n := s.n
-		if s.min < 0 {
-			n = 0 // the machine does not tell
+func (r *Report) costGoals() []goal {
+	one, many := with3(worker.Propose, 256, 1), with3(worker.Propose, 256, 1024)
+	of := func(l load, f func(worker.Sample) float64) spread {
+		s := spreadOf(each(r.samples(ours, l), f))
+		if s.min < 0 { // the machine does not tell
+			return spread{}
 		}
-		value(l.String()+": "+what, fmt.Sprintf("≤ %.0f", limit), n, s.median, limit, false, number, r.busy(l, ours))
+		return s
 	}
 	allocations := func(s worker.Sample) float64 { return s.Allocations }
-	figureAt("allocations per command", at(worker.Propose, 256, 1024), 2, allocations)
-	figureAt("allocations per command", at(worker.Propose, 256, 1), 25, allocations)
-	many := at(worker.Propose, 256, 1024)
 	other := r.bestOther(ours, many)
 	cpu := func(lib string) map[int]float64 {
 		out := map[int]float64{}
@@ -99,21 +120,49 @@ func (r *Report) goalRows() (rows []goalRow) {
 		}
 		return out
 	}
-	s := ratio(cpu(ours), cpu(other))
-	value(many.String()+": processor time per command, of the best other's", "≤ 0.50", s.n, s.median, 0.5, false, number,
-		" "+other+r.busy(many, ours, other))
-	figureAt("device flushes per command", at(worker.Propose, 256, 1), 3, func(s worker.Sample) float64 { return s.Flushes })
-
-	for _, l := range coreLoads {
-		s := r.coreRatio(ours, l.name)
-		value("core alone, "+l.what+": speed over etcd's RawNode", "≥ 4", s.n, s.median, 4, true, number, "")
-		allocations := func(c Core) float64 { return c.Allocations }
-		a := ratio(r.cores(ours, l.name, allocations), r.cores("etcd", l.name, allocations))
-		value("core alone, "+l.what+": allocations of etcd's RawNode", "≤ 0.10", a.n, a.median, 0.1, false, number, "")
+	return []goal{
+		atMost(many.String()+": allocations per command", 2, of(many, allocations), hundredths, r.busy(many, ours)),
+		atMost(one.String()+": allocations per command", 25, of(one, allocations), hundredths, r.busy(one, ours)),
+		atMost(many.String()+": processor time per command, of the best other's", 0.5, ratio(cpu(ours), cpu(other)), hundredths,
+			" "+other+r.without(many)+r.busy(many, ours, other)),
+		atMost(one.String()+": device flushes per command", 3, of(one, func(s worker.Sample) float64 { return s.Flushes }), hundredths,
+			r.busy(one, ours)),
 	}
+}
 
-	r.outageGoals(value)
+func (r *Report) coreGoals() (out []goal) {
+	allocations := func(c Core) float64 { return c.Allocations }
+	for _, l := range coreLoads {
+		out = append(out,
+			atLeast("core alone, "+l.what+": speed over etcd's RawNode", 4, r.coreRatio(ours, l.name), ""),
+			atMost("core alone, "+l.what+": allocations of etcd's RawNode", 0.1,
+				ratio(r.cores(ours, l.name, allocations), r.cores("etcd", l.name, allocations)), hundredths, ""))
+	}
+	return out
+}
 
+func (r *Report) outageGoals() []goal {
+	times := func(how string) spread {
+		var ts []time.Duration
+		for _, o := range r.Outages {
+			if o.Library == ours && o.How == how {
+				ts = append(ts, o.Time)
+			}
+		}
+		return spreadOf(ts)
+	}
+	k, s := times(killed), times(stopped)
+	most := k
+	most.median = k.max // of less than a hundred, nothing is nearer to the 99th percentile
+	return []goal{
+		atMost("fail-over by kill -9 of the leader's process: p50", 15e6, k, duration, fmt.Sprintf(" of %d", k.n)),
+		atMost("fail-over by kill -9 of the leader's process: p99", 250e6, most, duration, fmt.Sprintf(", the most of %d", k.n)),
+		atMost("silent cut: p50, 1.5 election timeouts", 1.5*float64(worker.ElectionTimeout), s, duration, fmt.Sprintf(" of %d", s.n)),
+	}
+}
+
+// disturbanceGoals are those of what a cluster meets while it works.
+func (r *Report) disturbanceGoals() []goal {
 	var gaps []time.Duration
 	failed, notDone := 0, 0
 	for _, g := range r.Transfers {
@@ -130,102 +179,99 @@ func (r *Report) goalRows() (rows []goalRow) {
 	if notDone > 0 {
 		note += fmt.Sprintf("; %d did not happen", notDone)
 	}
-	value("planned transfer: longest gap between commits", "≤ 20 ms", longest.n, longest.max, 20e6, false, duration, note)
-	value("planned transfer: failed proposals", "0", longest.n, float64(failed), 0, false, whole, "")
+	longest.median = longest.max
+	transfer := atMost("planned transfer: longest gap between commits", 20e6, longest, duration, note)
+	transfer.met = transfer.met && notDone == 0
 
-	var ratios []float64
+	var sent, slow []float64
 	var size int64
-	var from []worker.Sample
+	var sentBy, slowBy []worker.Sample
 	for _, c := range r.CatchUps {
 		if c.Library == ours && c.How == bySnapshot {
-			ratios, size = append(ratios, float64(c.During.P99)/float64(max(1, c.Without.P99))), c.SnapshotBytes
-			from = append(from, c.Without, c.During)
+			sent, size = append(sent, float64(c.During.P99)/float64(max(1, c.Without.P99))), c.SnapshotBytes
+			sentBy = append(sentBy, c.Without, c.During)
 		}
 	}
-	s = spreadOf(ratios)
-	value("p99 of commits while a snapshot of 1 GiB is sent at the default throttle, over without", "≤ 2", s.n, s.median, 2, false, number,
-		fmt.Sprintf(" (%.2f–%.2f, %s)", s.min, s.max, mebibytes(size))+r.dagger(from...))
-
-	ratios, from = nil, nil
 	for _, x := range r.Slow {
 		if x.Library == ours {
-			ratios, from = append(ratios, float64(x.Slow.P99)/float64(max(1, x.Healthy.P99))), append(from, x.Healthy, x.Slow)
+			slow, slowBy = append(slow, float64(x.Slow.P99)/float64(max(1, x.Healthy.P99))), append(slowBy, x.Healthy, x.Slow)
 		}
 	}
-	s = spreadOf(ratios)
-	value("one slow follower of three: p99 over healthy", "≤ 1.2", s.n, s.median, 1.2, false, number, fmt.Sprintf(" (%.2f–%.2f)", s.min, s.max)+r.dagger(from...))
+	s, w := spreadOf(sent), spreadOf(slow)
+	return []goal{
+		transfer,
+		compared("planned transfer: failed proposals", "0", longest.n, float64(failed), failed == 0, whole, ""),
+		atMost("p99 of commits while a snapshot of 1 GiB is sent at the default throttle, over without", 2, s, hundredths,
+			fmt.Sprintf(" (%.2f–%.2f, %s)", s.min, s.max, mebibytes(size))+r.dagger(sentBy...)),
+		atMost("one slow follower of three: p99 over healthy", 1.2, w, hundredths, fmt.Sprintf(" (%.2f–%.2f)", w.min, w.max)+r.dagger(slowBy...)),
+	}
+}
 
+func (r *Report) longGoals() []goal {
+	var elapsed, cpu spread
+	note := ""
 	for _, x := range r.LongLogs {
-		if x.Library != ours {
-			continue
-		}
-		elapsed, cpu := x.costs()
-		note := r.dagger(append(slices.Clone(x.Short), x.Long...)...)
-		if x.Filled < 10_000_000 {
-			note += " at " + thousands(int(x.Filled)) + " entries only"
-		}
-		value("time per command at 10⁷ log entries over 10³", "≤ 1.05", elapsed.n, elapsed.median, 1.05, false, number, note)
-		value("processor time per command at 10⁷ log entries over 10³", "≤ 1.05", cpu.n, cpu.median, 1.05, false, number, note)
-	}
-	if !slices.ContainsFunc(r.LongLogs, func(x LongLog) bool { return x.Library == ours }) {
-		add("cost per command at 10⁷ log entries over 10³", "≤ 1.05", "", false)
-	}
-	r.memoryGoals(add)
-
-	measured, bad := "", 0
-	for _, x := range r.Resets {
 		if x.Library == ours {
-			bad = int(x.TermAfter - x.TermBefore)
-			measured = fmt.Sprintf("%d, in %s resets; %d failed proposals", bad, thousands(x.Resets), x.During.Failures)
-		}
-	}
-	add("1,000 connection resets under load: changes of leader or term", "0", measured, bad == 0)
-	return rows
-}
-
-func whole(v float64) string { return fmt.Sprintf("%.0f", v) }
-
-func (r *Report) outageGoals(value func(string, string, int, float64, float64, bool, func(float64) string, string)) {
-	times := func(how string) (out []time.Duration) {
-		for _, o := range r.Outages {
-			if o.Library == ours && o.How == how {
-				out = append(out, o.Time)
+			elapsed, cpu = x.costs()
+			if x.Filled < longLog {
+				note = " at " + thousands(int(x.Filled)) + " entries only"
 			}
-		}
-		slices.Sort(out)
-		return out
-	}
-	k := times(killed)
-	s := spreadOf(k)
-	value("fail-over by kill -9 of the leader's process: p50", "≤ 15 ms", s.n, s.median, 15e6, false, duration, fmt.Sprintf(" of %d", s.n))
-	value("fail-over by kill -9 of the leader's process: p99", "≤ 250 ms", s.n, s.max, 250e6, false, duration, fmt.Sprintf(", the most of %d", s.n))
-	s = spreadOf(times(stopped))
-	limit := 1.5 * float64(worker.ElectionTimeout)
-	value("silent cut: p50", "≤ "+duration(limit)+", 1.5 election timeouts", s.n, s.median, limit, false, duration, fmt.Sprintf(" of %d", s.n))
-}
-
-func (r *Report) memoryGoals(add func(what, want, measured string, met bool)) {
-	var idle []string
-	for _, x := range r.Idle {
-		if x.Library == ours && x.Leads {
-			idle = append(idle, fmt.Sprintf("leader: %s resident, %s Go heap, %d goroutines", mebibytes(x.Resident), mebibytes(int64(x.Heap)), x.Goroutines))
+			note += r.dagger(slices.Concat(x.Short, x.Long)...)
 		}
 	}
-	add("memory of an idle node", "stated", strings.Join(idle, "; "), true)
-	measured, met := "", false
-	for _, x := range r.Aways {
-		if x.Library == ours && len(x.Memory) > 0 {
-			last := x.Memory[len(x.Memory)-1]
-			measured = fmt.Sprintf("%s resident, %s Go heap after %s; second half of the time over the first: %.2f", mebibytes(last.Resident),
-				mebibytes(int64(last.Heap)), duration(float64(last.At)), x.growth())
-			met = x.growth() <= maxGrowth
-		}
+	return []goal{
+		atMost("time per command at 10⁷ log entries over 10³", 1.05, elapsed, hundredths, note),
+		atMost("processor time per command at 10⁷ log entries over 10³", 1.05, cpu, hundredths, note),
 	}
-	add("memory of a node with one follower away under load", "stated, bounded", measured, met)
 }
 
 // maxGrowth tells a heap that is bounded from one that grows with what is proposed: that would double.
 const maxGrowth = 1.25
+
+func (r *Report) memoryGoals() []goal {
+	idle := goal{what: "memory of an idle node", want: "stated", met: true}
+	for _, x := range r.Idle {
+		if x.Library == ours && x.Leads {
+			idle.measured = fmt.Sprintf("leader: %s resident, %s Go heap, %d goroutines", mebibytes(x.Resident), mebibytes(int64(x.Heap)), x.Goroutines)
+		}
+	}
+	away := goal{what: "memory of a node with one follower away under load", want: "stated, bounded"}
+	for _, x := range r.Aways {
+		if x.Library == ours && len(x.Memory) > 0 {
+			last := x.Memory[len(x.Memory)-1]
+			away.measured = fmt.Sprintf("%s resident, %s Go heap after %s; second half of the time over the first: %.2f", mebibytes(last.Resident),
+				mebibytes(int64(last.Heap)), duration(float64(last.At)), x.growth())
+			away.met = x.growth() <= maxGrowth
+		}
+	}
+	return []goal{idle, away}
+}
+
+func (r *Report) resetGoals() []goal {
+	g := goal{what: "1,000 connection resets under load: changes of leader or term", want: "0"}
+	for _, x := range r.Resets {
+		if x.Library == ours {
+			changes := int(x.TermAfter - x.TermBefore)
+			g.measured = fmt.Sprintf("%d, in %s resets; %d failed proposals", changes, thousands(x.Resets), x.During.Failures)
+			g.met = changes == 0 && x.SameLeader
+		}
+	}
+	return []goal{g}
+}
+
+// without names the libraries that might have been the best, and were not measured.
+func (r *Report) without(l load) string {
+	var missing []string
+	for _, lib := range []string{"etcd-async", "hashicorp", "dragonboat-tan"} {
+		if len(r.samples(lib, l)) == 0 {
+			missing = append(missing, lib)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return " (without " + strings.Join(missing, ", ") + ")"
+}
 
 // busy is the mark of figures that were taken while others kept the machine busy.
 func (r *Report) busy(l load, libs ...string) string {

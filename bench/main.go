@@ -79,14 +79,16 @@ func parseFlags(args []string) (options, error) {
 	f.StringVar(&kinds, "kinds", "", "which of "+allKinds+" (default: all; -quick: propose,read)")
 	f.StringVar(&sizes, "sizes", "", "bytes of a command (default: 16,256,4096,65536; -quick: 256)")
 	f.StringVar(&clients, "clients", "1,16,256,1024", "clients at the same time")
-	f.StringVar(&servers, "servers", "", "of a cluster: the first number for everything, further ones for 256-byte commands (default: 3,5,7; -quick: 3); "+
-		"what needs servers in processes of their own is measured with 3")
+	f.StringVar(&servers, "servers", "",
+		"of a cluster: the first number for everything, further ones for 256-byte commands (default: 3,5,7; -quick: 3); what needs servers in processes of their own is measured with 3")
 	f.IntVar(&o.repeats, "repeats", 3, "how often everything is measured, each library in turn")
 	f.DurationVar(&o.time, "time", 0, "length of one measurement (default: 1s; -quick: 500ms)")
 	f.DurationVar(&o.warmup, "warmup", 0, "load before it that does not count (default: 250ms; -quick: 200ms)")
 	f.IntVar(&o.trials, "trials", 0, "fail-overs of each kind and library (default: 3; 20 and 5 of this library)")
-	f.Float64Var(&o.scale, "scale", 1, "shorten everything: times, logs, snapshots, numbers of trials. To try the program; the figures are not comparable")
-	f.DurationVar(&o.limit, "limit", 0, "begin no measurement after so long; what is left is reported as not measured (default: 30m; -quick: 0, none)")
+	f.Float64Var(&o.scale, "scale", 1,
+		"shorten everything: times, logs, snapshots, numbers of trials. To try the program; the figures are not comparable")
+	f.DurationVar(&o.limit, "limit", 0,
+		"begin no measurement after so long; what is left is reported as not measured (default: 30m; -quick: 0, none)")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "where the data goes, in a directory of its own; it must be on a disk")
 	f.StringVar(&o.out, "out", "", "directory for README.md, results.json and plots (default: ../docs/performance; -quick: none)")
 	f.StringVar(&o.profiles, "profiles", "", "directory for a CPU profile of every measurement; they cost a little")
@@ -200,8 +202,8 @@ func run(ctx context.Context, args []string) error {
 	defer os.RemoveAll(dir)
 
 	d := &driver{options: o, dir: dir, binaries: map[string]string{}, began: time.Now()}
-	d.report = Report{Began: time.Now().UTC().Format(time.RFC3339), Machine: describeMachine(o.dir), Servers: o.servers, Repeats: o.repeats, Time: o.time,
-		Quick: o.quick, Scale: o.scale, NotFinished: true}
+	d.report = Report{Began: time.Now().UTC().Format(time.RFC3339), Machine: describeMachine(o.dir), Servers: o.servers,
+		Repeats: o.repeats, Time: o.time, Quick: o.quick, Scale: o.scale, NotFinished: true}
 	others := worker.WatchOthers(os.Getpid())
 	time.Sleep(time.Second)
 	if busy := others(); busy > loaded() {

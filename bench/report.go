@@ -54,17 +54,18 @@ type Missing struct {
 
 // What is measured besides loads, as the report calls it.
 const (
-	whatTransfer = "planned transfer under load"
-	whatFailOver = "fail-over"
-	whatSlow     = "one slow follower of three"
-	whatRestart  = "restart of the whole cluster"
-	whatSnapshot = "catch-up of a new server by snapshot"
-	whatEntries  = "catch-up of a new server by entries"
-	whatResets   = "connection resets under load"
-	whatLong     = "cost of a command late in a long log"
-	whatIdle     = "memory of an idle server"
-	whatAway     = "memory of a leader with one follower away"
-	whatCore     = "the protocol alone"
+	whatEverything = "everything"
+	whatTransfer   = "planned transfer under load"
+	whatFailOver   = "fail-over"
+	whatSlow       = "one slow follower of three"
+	whatRestart    = "restart of the whole cluster"
+	whatSnapshot   = "catch-up of a new server by snapshot"
+	whatEntries    = "catch-up of a new server by entries"
+	whatResets     = "connection resets under load"
+	whatLong       = "cost of a command late in a long log"
+	whatIdle       = "memory of an idle server"
+	whatAway       = "memory of a leader with one follower away"
+	whatCore       = "the protocol alone"
 )
 
 func (r *Report) about(a worker.About) {
@@ -267,6 +268,11 @@ func capital(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
+// hasNothing reports that a library was to be measured and could not be.
+func (r *Report) hasNothing(lib string) bool {
+	return slices.ContainsFunc(r.Missing, func(m Missing) bool { return m.Library == lib && m.What == whatEverything })
+}
+
 // missing lists what a section lacks.
 func (r *Report) missing(what string) string {
 	var b strings.Builder
@@ -317,7 +323,7 @@ func (r *Report) table(f format, loads []load) string {
 		for _, a := range libraries {
 			ss := r.samples(a.name, l)
 			if len(ss) == 0 {
-				if len(r.samplesOf(a.name)) > 0 {
+				if len(r.samplesOf(a.name)) > 0 || r.hasNothing(a.name) {
 					t = append(t, []string{thousands(l.clients), a.name, "not measured"}) // why is among the warnings
 				}
 				continue

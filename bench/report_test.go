@@ -98,10 +98,13 @@ func TestMissingMeasurementsAreShown(t *testing.T) {
 		r.Samples[i].Latencies = 0
 	}
 	r.Problems = []string{"hashicorp: gone"}
+	r.Missing = []Missing{{"etcd", whatEverything, "", "it does not build"}}
 	text := r.text(asText)
 	require.Contains(t, text, "1,024  hashicorp  not measured")
 	require.Contains(t, text, "7,500 !")
 	require.Contains(t, text, "- hashicorp: gone")
+	require.Contains(t, text, "- not measured: everything, etcd: it does not build")
+	require.Regexp(t, `1,024  etcd +not measured`, text)
 	require.NotRegexp(t, `hashicorp .*20 ms`, text, "no operation began and ended within the time")
 	require.Regexp(t, `commands of 256 B, 1,024 clients +6,000 +0.80 +—  —`, text)
 }
