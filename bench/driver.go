@@ -182,7 +182,7 @@ func (d *driver) plan() (steps []step) {
 	each("snapshot", whatSnapshot, 1, d.shorter(snapshotTakes), func(ctx context.Context, lib string) error {
 		return keep(&d.report.CatchUps)(d.catchUp(ctx, lib, bySnapshot))
 	}, "hashicorp", "dragonboat-tan")
-	each("resets", whatResets, 1, processesTake+d.shorter(resetCount*resetEvery), func(ctx context.Context, lib string) error {
+	each("resets", whatResets, 1, processesTake+6*d.time+d.shorter(resetCount*resetEvery/2), func(ctx context.Context, lib string) error {
 		return keep(&d.report.Resets)(d.resets(ctx, lib))
 	}, ours)
 	each("slow", whatSlow, d.repeats, processesTake+3*(d.warmup+d.time), func(ctx context.Context, lib string) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -19,6 +18,7 @@ import (
 type Resets struct {
 	Library    string        `json:"library"`
 	Resets     int           `json:"resets"`
+	Storms     int           `json:"storms"` // how often all connections were reset at once
 	Took       time.Duration `json:"took_ns"`
 	TermBefore uint64        `json:"term_before"`
 	TermAfter  uint64        `json:"term_after"` // every change of leader raises it
@@ -30,6 +30,7 @@ type Resets struct {
 const (
 	resetCount   = 1000
 	resetEvery   = 20 * time.Millisecond
+	resetStorm   = 10 // at every tenth time, all connections at once
 	resetClients = 64
 )
 
@@ -75,10 +76,11 @@ func (d *driver) resets(ctx context.Context, lib string) (r Resets, err error) {
 	}
 	want := d.scaled(resetCount)
 	began := time.Now()
-	for r.Resets < want && ctx.Err() == nil && time.Since(began) < 10*time.Duration(want)*resetEvery {
+	for i := 1; r.Resets < want && ctx.Err() == nil && time.Since(began) < 10*time.Duration(want)*resetEvery; i++ {
 		time.Sleep(resetEvery)
-		if proxies.reset() {
-			r.Resets++
+		n := proxies.reset(i%resetStorm == 0)
+		if r.Resets += n; n > 1 {
+			r.Storms++
 		}
 	}
 	r.Took = time.Since(began)
@@ -172,21 +174,22 @@ func (k *link) close() {
 	}
 }
 
-// reset breaks one connection, any, so that both ends receive a reset. It reports false if there is none.
-func (p *proxy) reset() bool {
+// reset breaks one connection, any, or all of them, so that both ends receive a reset. It returns how many those were.
+func (p *proxy) reset(all bool) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := slices.Collect(maps.Keys(p.links))
-	if len(all) == 0 {
-		return false
+	links := slices.Collect(maps.Keys(p.links))
+	if !all && len(links) > 1 {
+		links = links[:1] // a map's order is random
 	}
-	k := all[rand.IntN(len(all))]
-	delete(p.links, k)
-	for _, c := range k {
-		_ = c.SetLinger(0) // closing sends RST instead of FIN
+	for _, k := range links {
+		delete(p.links, k)
+		for _, c := range k {
+			_ = c.SetLinger(0) // closing sends RST instead of FIN
+		}
+		k.close()
 	}
-	k.close()
-	return true
+	return len(links)
 }
 
 func (p *proxy) close() {
