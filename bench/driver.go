@@ -324,6 +324,7 @@ func (d *driver) runGroup(ctx context.Context, lib string, repeat int, g group) 
 
 // runJob starts a worker and hands on what it prints, until it ends.
 func (d *driver) runJob(ctx context.Context, lib string, job worker.Job, limit time.Duration, collect func(worker.Output)) (err error) {
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	w, err := d.startWorker(ctx, lib, job)
@@ -344,7 +345,11 @@ func (d *driver) runJob(ctx context.Context, lib string, job worker.Job, limit t
 	if ctx.Err() != nil {
 		err = fmt.Errorf("not done after %v: killed", limit)
 	}
-	return errors.Join(err, w.wait())
+	ended := w.wait()
+	if outer.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return errors.Join(err, ended)
 }
 
 // restart fills the logs in one process and starts the servers again in another, where the first one's are.

@@ -190,9 +190,8 @@ func (r *Report) text(f format) string {
 		for _, p := range r.Problems {
 			fmt.Fprintf(&b, "- %s\n", strings.ReplaceAll(strings.TrimSpace(p), "\n", "\n  "))
 		}
-		for _, m := range r.Missing {
-			fmt.Fprintf(&b, "- not measured: %s, %s: %s\n", m.What, strings.TrimSuffix(m.Library+", "+m.When, ", "),
-				strings.ReplaceAll(strings.TrimSpace(m.Why), "\n", "\n  "))
+		for _, line := range r.holes("") {
+			fmt.Fprintf(&b, "- not measured: %s\n", strings.ReplaceAll(line, "\n", "\n  "))
 		}
 	}
 	if len(r.samplesOf(ours)) > 0 {
@@ -269,6 +268,36 @@ func capital(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
+// holes lists what is missing of those things that are named so ("": of all), with all libraries that lack the same for the same reason in one
+// line.
+func (r *Report) holes(what string) (lines []string) {
+	type key struct{ what, why string }
+	var order []key
+	who := map[key][]string{}
+	times := map[key]map[string]int{}
+	for _, m := range r.Missing {
+		k := key{m.What, strings.TrimSpace(m.Why)}
+		if !strings.Contains(k.what, what) {
+			continue
+		}
+		if times[k] == nil {
+			order, times[k] = append(order, k), map[string]int{}
+		}
+		if times[k][m.Library]++; times[k][m.Library] == 1 {
+			who[k] = append(who[k], m.Library)
+		}
+	}
+	for _, k := range order {
+		for i, lib := range who[k] {
+			if n := times[k][lib]; n > 1 {
+				who[k][i] += fmt.Sprintf(" %d times", n)
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%s (%s): %s", k.what, strings.Join(who[k], ", "), k.why))
+	}
+	return lines
+}
+
 // hasNothing reports that a library was to be measured and could not be.
 func (r *Report) hasNothing(lib string) bool {
 	return slices.ContainsFunc(r.Missing, func(m Missing) bool { return m.Library == lib && m.What == whatEverything })
@@ -277,10 +306,8 @@ func (r *Report) hasNothing(lib string) bool {
 // missing lists what a section lacks.
 func (r *Report) missing(what string) string {
 	var b strings.Builder
-	for _, m := range r.Missing {
-		if strings.Contains(m.What, what) {
-			fmt.Fprintf(&b, "\n%s: not measured: %s\n", strings.TrimSuffix(m.Library+", "+m.When, ", "), firstLine(m.Why))
-		}
+	for _, line := range r.holes(what) {
+		fmt.Fprintf(&b, "\nNot measured: %s\n", firstLine(line))
 	}
 	return b.String()
 }

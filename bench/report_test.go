@@ -103,7 +103,7 @@ func TestMissingMeasurementsAreShown(t *testing.T) {
 	require.Contains(t, text, "1,024  hashicorp  not measured")
 	require.Contains(t, text, "7,500 !")
 	require.Contains(t, text, "- hashicorp: gone")
-	require.Contains(t, text, "- not measured: everything, etcd: it does not build")
+	require.Contains(t, text, "- not measured: everything (etcd): it does not build")
 	require.Regexp(t, `1,024  etcd +not measured`, text)
 	require.NotRegexp(t, `hashicorp .*20 ms`, text, "no operation began and ended within the time")
 	require.Regexp(t, `commands of 256 B, 1,024 clients +6,000 +0.80 +—  —`, text)
