@@ -300,7 +300,8 @@ func (d *driver) groups() (groups []group) {
 	return groups
 }
 
-// runGroup starts a worker and collects its samples. If it fails, those that it printed before are kept, and the rest is missing.
+// runGroup starts a worker and collects its samples. If it fails, those that it printed before are kept, and the rest is missing; if its
+// servers do not agree in the end, all are.
 func (d *driver) runGroup(ctx context.Context, lib string, repeat int, g group) error {
 	job := worker.Job{Points: g.points, Transfers: g.transfers, Profiles: d.profiles}
 	if lib == floor {
@@ -319,7 +320,14 @@ func (d *driver) runGroup(ctx context.Context, lib string, repeat int, g group) 
 	if job.Addresses, err = freeAddresses(g.servers); err != nil {
 		return err
 	}
-	return d.runJob(ctx, lib, job, limit, func(o worker.Output) { d.collect(lib, repeat, g.servers, o) })
+	samples, transfers := len(d.report.Samples), len(d.report.Transfers)
+	return d.runJob(ctx, lib, job, limit, func(o worker.Output) {
+		if o.Void {
+			d.report.Samples, d.report.Transfers = d.report.Samples[:samples], d.report.Transfers[:transfers]
+			return
+		}
+		d.collect(lib, repeat, g.servers, o)
+	})
 }
 
 // runJob starts a worker and hands on what it prints, until it ends.

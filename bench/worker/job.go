@@ -129,6 +129,7 @@ type Output struct {
 	Progress *Progress      `json:"progress,omitempty"`
 	Memory   *Memory        `json:"memory,omitempty"`
 	Done     *time.Duration `json:"done_ns,omitempty"` // how long a Command took that has no other answer
+	Void     bool           `json:"void,omitempty"`    // what was printed before means nothing: the servers do not agree; an Error follows
 	Error    string         `json:"error,omitempty"`
 }
 
