@@ -42,7 +42,8 @@ func (r *Report) goals(f format) string {
 }
 
 func (r *Report) goalList() []goal {
-	return slices.Concat(r.throughputGoals(), r.costGoals(), r.coreGoals(), r.outageGoals(), r.disturbanceGoals(), r.longGoals(), r.memoryGoals(), r.resetGoals())
+	return slices.Concat(r.throughputGoals(), r.costGoals(), r.coreGoals(), r.outageGoals(), r.disturbanceGoals(), r.longGoals(),
+		r.memoryGoals(), r.resetGoals())
 }
 
 // unit prints a figure.

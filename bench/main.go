@@ -80,7 +80,8 @@ func parseFlags(args []string) (options, error) {
 	f.StringVar(&sizes, "sizes", "", "bytes of a command (default: 16,256,4096,65536; -quick: 256)")
 	f.StringVar(&clients, "clients", "1,16,256,1024", "clients at the same time")
 	f.StringVar(&servers, "servers", "",
-		"of a cluster: the first number for everything, further ones for 256-byte commands (default: 3,5,7; -quick: 3); what needs servers in processes of their own is measured with 3")
+		"of a cluster: the first number for everything, further ones for 256-byte commands (default: 3,5,7; -quick: 3); "+
+			"what needs servers in processes of their own is measured with 3")
 	f.IntVar(&o.repeats, "repeats", 3, "how often everything is measured, each library in turn")
 	f.DurationVar(&o.time, "time", 0, "length of one measurement (default: 1s; -quick: 500ms)")
 	f.DurationVar(&o.warmup, "warmup", 0, "load before it that does not count (default: 250ms; -quick: 200ms)")

@@ -227,8 +227,8 @@ func (r *Report) text(f format) string {
 	}
 	section(whatFailOver, ": time without a commit after the leader's process was lost", image("fail-over")+r.outages(f))
 	section(whatTransfer, ": longest time without a commit, 16 clients", r.transfers(f))
-	section(whatResets, fmt.Sprintf(": three processes, %d clients, 256 B; a reset every %v, at every %dth time of all connections at once", resetClients,
-		resetEvery, resetStorm), r.resets(f))
+	section(whatResets, fmt.Sprintf(": three processes, %d clients, 256 B; a reset every %v, at every %dth time of all connections at once",
+		resetClients, resetEvery, resetStorm), r.resets(f))
 	section(whatSlow, fmt.Sprintf(": it runs for %v and stands for %v; 64 clients, 256 B", slowRuns, slowStands), r.slow(f))
 	joining := fmt.Sprintf("; three processes and a fourth, %d clients, 256 B", joiningClients)
 	section(whatSnapshot, joining, r.catchUps(f, bySnapshot))
@@ -495,22 +495,23 @@ func (r *Report) catchUps(f format, how string) string {
 	}
 	text := t.renderAny(f)
 	if text != "" && how == bySnapshot {
-		text += "\nNo limit is set: every library sends at its default throttle (this one: `tcp.Config.SnapshotBytesPerSecond` left at its default);\n" +
-			"\"rate\" is what came of it, until the snapshot was restored. All servers share one disk and the processors.\n"
+		text += "\nNo limit is set: every library sends at its default throttle (this one: `tcp.Config.SnapshotBytesPerSecond` left at its\n" +
+			"default); \"rate\" is what came of it, until the snapshot was restored. All servers share one disk and the processors.\n"
 	}
 	return text
 }
 
 func (r *Report) resets(f format) string {
-	t := table{{"library", "resets", "of all at once", "in", "changes of term", "same leader", "failed proposals", "per second", "meanwhile", "p99", "meanwhile"}}
+	t := table{{"library", "resets", "of all at once", "in", "changes of term", "same leader", "failed proposals", "per second", "meanwhile",
+		"p99", "meanwhile"}}
 	for _, x := range r.Resets {
 		p99 := func(s worker.Sample) time.Duration { return s.P99 }
 		same := "yes"
 		if !x.SameLeader {
 			same = "no"
 		}
-		t = append(t, []string{x.Library, thousands(x.Resets), thousands(x.Storms) + " times", duration(float64(x.Took)), thousands(int(x.TermAfter - x.TermBefore)), same,
-			thousands(int(x.During.Failures)), r.marked([]worker.Sample{x.Without}), r.marked([]worker.Sample{x.During}),
+		t = append(t, []string{x.Library, thousands(x.Resets), thousands(x.Storms) + " times", duration(float64(x.Took)),
+			thousands(int(x.TermAfter - x.TermBefore)), same, thousands(int(x.During.Failures)), r.marked([]worker.Sample{x.Without}), r.marked([]worker.Sample{x.During}),
 			latency([]worker.Sample{x.Without}, p99), latency([]worker.Sample{x.During}, p99)})
 	}
 	return t.renderAny(f)
@@ -613,8 +614,8 @@ func (r *Report) write(dir string) error {
 		return err
 	}
 	files := map[string][]byte{"results.json": j.Bytes()}
-	const md = "# Measured side by side\n\nWritten by `go -C bench run .`, see [bench](../../bench/README.md) for what is compared and how. The figures are for comparing with\n" +
-		"each other, not for quoting: another machine has others. [results.json](results.json) holds every single measurement.\n"
+	const md = "# Measured side by side\n\nWritten by `go -C bench run .`, see [bench](../../bench/README.md) for what is compared and how. The figures are for\n" +
+		"comparing with each other, not for quoting: another machine has others. [results.json](results.json) holds every single measurement.\n"
 	for name, svg := range r.plots() {
 		files[name] = []byte(svg)
 	}
