@@ -26,6 +26,7 @@ type Transfer struct {
 // Restart is how long a cluster took to come back.
 type Restart struct {
 	Library string `json:"library"`
+	Bytes   int64  `json:"bytes"` // in each server's log
 	worker.Restart
 }
 
@@ -35,39 +36,54 @@ const (
 	stopped = "SIGSTOP" // its connections stand and its kernel acknowledges, but it says nothing any more
 )
 
-// failOvers takes the leader's process away.
-func (d *driver) failOvers(ctx context.Context) {
-	for trial := range d.trials {
-		for _, how := range []string{killed, stopped} {
-			d.eachWithElections(ctx, func(ctx context.Context, lib string) error {
-				progress("[%4.0fs] fail-over %d of %d: %s, %s", time.Since(d.began).Seconds(), trial+1, d.trials, lib, how)
-				took, err := d.failOver(ctx, lib, how)
-				if err != nil {
-					return fmt.Errorf("fail-over by %s: %w", how, err)
-				}
-				d.report.Outages = append(d.report.Outages, Outage{Library: lib, How: how, Time: took})
-				return nil
-			})
-		}
+// trialsOf is how often a leader is lost: more often where a goal names the 99th percentile.
+func (d *driver) trialsOf(lib, how string) int {
+	switch {
+	case d.trials > 0:
+		return d.trials
+	case lib == ours && how == killed:
+		return d.scaled(20)
+	case lib == ours:
+		return d.scaled(5)
 	}
+	return d.scaled(3)
 }
 
-// eachWithElections calls f for every library but the floor, whose leader never changes.
-func (d *driver) eachWithElections(ctx context.Context, f func(ctx context.Context, lib string) error) {
+// failOvers takes the leader's process away, again and again, from one library after the other.
+func (d *driver) failOvers() (steps []step) {
+	most := 0
 	for _, lib := range d.libraries {
-		if lib == floor || ctx.Err() != nil {
-			continue
-		}
-		if err := f(ctx, lib); err != nil {
-			d.problem("%s, %v", lib, err)
+		most = max(most, d.trialsOf(lib, killed), d.trialsOf(lib, stopped))
+	}
+	for trial := range most {
+		for _, how := range []string{killed, stopped} {
+			for _, lib := range d.libraries {
+				if lib == floor || trial >= d.trialsOf(lib, how) {
+					continue
+				}
+				takes := processesTake + electionTakes
+				if lib == ours && how == killed {
+					takes = processesTake + quickElections
+				}
+				steps = append(steps, step{lib, whatFailOver + " by " + how, nth("trial", trial, d.trialsOf(lib, how)), takes,
+					func(ctx context.Context) error {
+						took, err := d.failOver(ctx, lib, how)
+						return keep(&d.report.Outages)(Outage{Library: lib, How: how, Time: took}, err)
+					}})
+			}
 		}
 	}
+	return steps
 }
 
 func (d *driver) failOver(ctx context.Context, lib, how string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	p, err := d.startProcesses(ctx, lib)
+	jobs, err := d.trio()
+	if err != nil {
+		return 0, err
+	}
+	p, err := d.startProcesses(ctx, lib, jobs)
 	if err != nil {
 		return 0, err
 	}
@@ -100,32 +116,24 @@ const (
 	slowStands = 40 * time.Millisecond
 )
 
-func (d *driver) slowFollowers(ctx context.Context) {
-	for repeat := range d.repeats {
-		d.eachWithElections(ctx, func(ctx context.Context, lib string) error {
-			progress("[%4.0fs] slow follower, repeat %d of %d: %s", time.Since(d.began).Seconds(), repeat+1, d.repeats, lib)
-			s, err := d.slowFollower(ctx, lib)
-			if err != nil {
-				return fmt.Errorf("slow follower: %w", err)
-			}
-			s.Library = lib
-			d.report.Slow = append(d.report.Slow, s)
-			return nil
-		})
-	}
-}
-
 func (d *driver) slowFollower(ctx context.Context, lib string) (s Slow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	p, err := d.startProcesses(ctx, lib)
+	s.Library = lib
+	jobs, err := d.trio()
+	if err != nil {
+		return s, err
+	}
+	p, err := d.startProcesses(ctx, lib, jobs)
 	if err != nil {
 		return s, err
 	}
 	defer p.close()
 	point := worker.Point{Kind: worker.Propose, Size: 256, Clients: 64, Warmup: d.warmup, Time: d.time}
-	if s.Healthy, err = p.measure(ctx, point); err != nil {
-		return s, err
+	for range 2 { // the first is only to warm up: what is measured later would seem better
+		if s.Healthy, err = p.measure(ctx, point); err != nil {
+			return s, err
+		}
 	}
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -135,7 +143,10 @@ func (d *driver) slowFollower(ctx context.Context, lib string) (s Slow, err erro
 	s.Slow, err = p.measure(ctx, point)
 	close(stop)
 	<-ended
-	return s, err
+	if err != nil {
+		return s, err
+	}
+	return s, p.agree(ctx, 1, 2, 3)
 }
 
 func stutter(p *os.Process, stop <-chan struct{}) {

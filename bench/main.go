@@ -45,11 +45,13 @@ type options struct {
 	kinds     []string
 	sizes     []int
 	clients   []int
-	servers   int
+	servers   []int
 	repeats   int
 	time      time.Duration
 	warmup    time.Duration
 	trials    int
+	scale     float64
+	limit     time.Duration
 	dir       string
 	out       string
 	profiles  string
@@ -70,18 +72,24 @@ func main() {
 
 func parseFlags(args []string) (options, error) {
 	var o options
-	var libs, kinds, sizes, clients string
+	var libs, kinds, sizes, clients, servers string
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.BoolVar(&o.quick, "quick", false, "two minutes: fewer libraries, 256-byte commands, short measurements; writes no files without -out")
 	f.StringVar(&libs, "libraries", "", "which of "+strings.Join(names(), ",")+" (default: all; -quick: without etcd and dragonboat-pebble)")
-	f.StringVar(&kinds, "kinds", "", "which of propose,read,mixed,transfer,failover,slow,restart (default: all; -quick: propose,read)")
+	f.StringVar(&kinds, "kinds", "", "which of "+allKinds+" (default: all; -quick: propose,read)")
 	f.StringVar(&sizes, "sizes", "", "bytes of a command (default: 16,256,4096,65536; -quick: 256)")
 	f.StringVar(&clients, "clients", "1,16,256,1024", "clients at the same time")
-	f.IntVar(&o.servers, "servers", 3, "of a cluster; fail-overs and slow followers are always measured with 3")
+	f.StringVar(&servers, "servers", "",
+		"of a cluster: the first number for everything, further ones for 256-byte commands (default: 3,5,7; -quick: 3); "+
+			"what needs servers in processes of their own is measured with 3")
 	f.IntVar(&o.repeats, "repeats", 3, "how often everything is measured, each library in turn")
-	f.DurationVar(&o.time, "time", 0, "length of one measurement (default: 1.2s; -quick: 500ms)")
-	f.DurationVar(&o.warmup, "warmup", 0, "load before it that does not count (default: 400ms; -quick: 200ms)")
-	f.IntVar(&o.trials, "trials", 0, "fail-overs of each kind and library (default: 5)")
+	f.DurationVar(&o.time, "time", 0, "length of one measurement (default: 1s; -quick: 500ms)")
+	f.DurationVar(&o.warmup, "warmup", 0, "load before it that does not count (default: 250ms; -quick: 200ms)")
+	f.IntVar(&o.trials, "trials", 0, "fail-overs of each kind and library (default: 3; 20 and 5 of this library)")
+	f.Float64Var(&o.scale, "scale", 1,
+		"shorten everything: times, logs, snapshots, numbers of trials. To try the program; the figures are not comparable")
+	f.DurationVar(&o.limit, "limit", 0,
+		"begin no measurement after so long; what is left is reported as not measured (default: 30m; -quick: 0, none)")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "where the data goes, in a directory of its own; it must be on a disk")
 	f.StringVar(&o.out, "out", "", "directory for README.md, results.json and plots (default: ../docs/performance; -quick: none)")
 	f.StringVar(&o.profiles, "profiles", "", "directory for a CPU profile of every measurement; they cost a little")
@@ -100,24 +108,28 @@ func parseFlags(args []string) (options, error) {
 		}
 	}
 	byDefault(&libs, "floor,steady,etcd-async,hashicorp,dragonboat-tan", strings.Join(names(), ","))
-	byDefault(&kinds, "propose,read", "propose,read,mixed,transfer,failover,slow,restart")
+	byDefault(&kinds, "propose,read", allKinds)
+	byDefault(&servers, "3", "3,5,7")
 	byDefault(&sizes, "256", "16,256,4096,65536")
 	byDefault(&o.out, "", filepath.Join("..", "docs", "performance"))
-	if o.time == 0 {
-		if o.time = 1200 * time.Millisecond; o.quick {
-			o.time = 500 * time.Millisecond
+	if o.scale <= 0 || o.scale > 1 {
+		return o, fmt.Errorf("-scale %v: want more than 0 and at most 1", o.scale)
+	}
+	standard := func(t *time.Duration, quick, full time.Duration) {
+		if *t == 0 {
+			if *t = full; o.quick {
+				*t = quick
+			}
+			*t = max(20*time.Millisecond, time.Duration(float64(*t)*o.scale))
 		}
 	}
-	if o.warmup == 0 {
-		if o.warmup = 400 * time.Millisecond; o.quick {
-			o.warmup = 200 * time.Millisecond
-		}
+	standard(&o.time, 500*time.Millisecond, time.Second)
+	standard(&o.warmup, 200*time.Millisecond, 250*time.Millisecond)
+	if o.limit == 0 && !o.quick {
+		o.limit = 30 * time.Minute
 	}
-	if o.servers < 3 || o.repeats < 1 {
-		return o, errors.New("want at least 3 -servers and 1 of -repeats")
-	}
-	if o.trials == 0 {
-		o.trials = 5
+	if o.repeats < 1 {
+		return o, errors.New("want at least 1 of -repeats")
 	}
 	if o.profiles != "" { // the workers run elsewhere
 		abs, err := filepath.Abs(o.profiles)
@@ -126,13 +138,18 @@ func parseFlags(args []string) (options, error) {
 		}
 		o.profiles = abs
 	}
-	var err, err2 error
+	var err, err2, err3 error
 	o.libraries, o.kinds = strings.Split(libs, ","), strings.Split(kinds, ",")
 	o.sizes, err = numbers("sizes", sizes)
 	o.clients, err2 = numbers("clients", clients)
-	return o, errors.Join(err, err2, known("libraries", o.libraries, names()),
-		known("kinds", o.kinds, []string{worker.Propose, worker.Read, worker.Mixed, "transfer", "failover", "slow", "restart"}))
+	if o.servers, err3 = numbers("servers", servers); err3 == nil && slices.Min(o.servers) < 3 {
+		err3 = errors.New("want at least 3 -servers")
+	}
+	return o, errors.Join(err, err2, err3, known("libraries", o.libraries, names()),
+		known("kinds", o.kinds, strings.Split(allKinds, ",")))
 }
+
+const allKinds = "propose,read,mixed,transfer,servers,failover,snapshot,resets,slow,long,entries,memory,core,restart"
 
 func names() (out []string) {
 	for _, l := range libraries {
@@ -186,7 +203,8 @@ func run(ctx context.Context, args []string) error {
 	defer os.RemoveAll(dir)
 
 	d := &driver{options: o, dir: dir, binaries: map[string]string{}, began: time.Now()}
-	d.report = Report{Began: time.Now().UTC().Format(time.RFC3339), Machine: describeMachine(o.dir), Servers: o.servers, Repeats: o.repeats, Time: o.time}
+	d.report = Report{Began: time.Now().UTC().Format(time.RFC3339), Machine: describeMachine(o.dir), Servers: o.servers,
+		Repeats: o.repeats, Time: o.time, Quick: o.quick, Scale: o.scale, NotFinished: true}
 	others := worker.WatchOthers(os.Getpid())
 	time.Sleep(time.Second)
 	if busy := others(); busy > loaded() {
@@ -196,21 +214,24 @@ func run(ctx context.Context, args []string) error {
 	if len(d.libraries) == 0 {
 		return errors.New("no library can be measured")
 	}
-	d.measureAll(ctx)
-	if ctx.Err() != nil {
-		return errors.New("interrupted")
+	if o.scale < 1 {
+		d.problem("scaled to %v: nothing here can be compared with a full run, or with the goals", o.scale)
 	}
+	d.carryOut(ctx, d.plan())
+	d.report.NotFinished = ctx.Err() != nil
 	d.report.Took = time.Since(d.began).Round(time.Second)
 	if _, err := os.Stdout.WriteString(d.report.text(asText)); err != nil {
 		return err
 	}
-	if o.out == "" {
-		return nil
+	if o.out != "" {
+		if err := d.report.write(o.out); err != nil {
+			return err
+		}
+		progress("written to %s", o.out)
 	}
-	if err := d.report.write(o.out); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
 	}
-	progress("written to %s", o.out)
 	return nil
 }
 

@@ -40,14 +40,14 @@ func TestBestIsStable(t *testing.T) {
 
 // sampleReport is two repeats of three libraries with two numbers of clients.
 func sampleReport() *Report {
-	r := &Report{Machine: Machine{Processor: "P", Processors: 2}, Repeats: 2, Time: time.Second}
+	r := &Report{Machine: Machine{Processor: "P", Processors: 2}, Servers: []int{3}, Repeats: 2, Time: time.Second, Scale: 1}
 	for _, n := range []string{floor, ours, "hashicorp"} {
 		r.about(worker.About{Name: n, Modules: []string{n + " v1"}, Notes: "as is"})
 		r.about(worker.About{Name: n})
 	}
 	add := func(lib string, repeat, clients int, rate float64) {
 		r.Samples = append(r.Samples, worker.Sample{
-			Point: worker.Point{Kind: worker.Propose, Size: 256, Clients: clients}, Library: lib, Repeat: repeat, PerSecond: rate, Latencies: 1,
+			Point: worker.Point{Kind: worker.Propose, Size: 256, Clients: clients}, Library: lib, Repeat: repeat, Servers: 3, PerSecond: rate, Latencies: 1,
 			P50: time.Millisecond, P99: 20 * time.Millisecond, P999: 3 * time.Second, CPU: 10, Allocations: 0.5, Flushes: -1, WrittenBytes: 12345,
 		})
 	}
@@ -98,11 +98,14 @@ func TestMissingMeasurementsAreShown(t *testing.T) {
 		r.Samples[i].Latencies = 0
 	}
 	r.Problems = []string{"hashicorp: gone"}
+	r.Missing = []Missing{{"etcd", whatEverything, "", "it does not build"}}
 	text := r.text(asText)
 	require.Contains(t, text, "1,024  hashicorp  not measured")
 	require.Contains(t, text, "7,500 !")
 	require.Contains(t, text, "- hashicorp: gone")
-	require.NotContains(t, text, "20 ms", "no operation began and ended within the time")
+	require.Contains(t, text, "- not measured: everything (etcd): it does not build")
+	require.Regexp(t, `1,024  etcd +not measured`, text)
+	require.NotRegexp(t, `hashicorp .*20 ms`, text, "no operation began and ended within the time")
 	require.Regexp(t, `commands of 256 B, 1,024 clients +6,000 +0.80 +—  —`, text)
 }
 
@@ -123,6 +126,9 @@ func TestOutagesAndTransfers(t *testing.T) {
 func TestReportIsWritten(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	r := sampleReport()
+	r.Outages = []Outage{{ours, killed, 5 * time.Millisecond}, {"hashicorp", stopped, 2 * time.Second}}
+	r.Aways = []Away{{Library: ours, Memory: []AwayMemory{{At: time.Second, Memory: worker.Memory{Heap: 1 << 20, Resident: 33 << 20}},
+		{At: 7 * time.Second, Memory: worker.Memory{Heap: 7 << 20, Resident: 39 << 20}}}}}
 	require.NoError(t, r.write(dir))
 	b, err := os.ReadFile(filepath.Join(dir, "results.json"))
 	require.NoError(t, err)
@@ -132,7 +138,8 @@ func TestReportIsWritten(t *testing.T) {
 	b, err = os.ReadFile(filepath.Join(dir, "README.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(b), "(throughput-propose-256.svg)")
-	for _, name := range []string{"throughput-propose-256.svg", "latency-propose-256.svg"} {
+	for _, name := range []string{"throughput-propose-256.svg", "latency-propose-256.svg", "fail-over.svg", "memory-steady.svg"} {
+		require.Contains(t, string(b), "("+name+")")
 		f, err := os.Open(filepath.Join(dir, name))
 		require.NoError(t, err)
 		dec := xml.NewDecoder(f)
@@ -141,11 +148,21 @@ func TestReportIsWritten(t *testing.T) {
 		}
 		require.ErrorIs(t, err, io.EOF, "well-formed")
 		require.NoError(t, f.Close())
-		b, err := os.ReadFile(f.Name())
+		svg, err := os.ReadFile(f.Name())
 		require.NoError(t, err)
-		require.NotContains(t, string(b), "NaN")
-		require.Contains(t, string(b), "hashicorp")
+		require.NotRegexp(t, `NaN|Inf`, string(svg))
+		require.Contains(t, string(svg), "steady")
 	}
+}
+
+func TestAxesAreRound(t *testing.T) {
+	require.Equal(t, []float64{200, 500, 1000, 2000}, newAxis(true, 220, 1999, 0, 1, 9).ticks)
+	require.Equal(t, []float64{100, 200}, newAxis(true, 100, 100, 0, 1, 9).ticks, "one value")
+	require.Equal(t, []float64{10, 100, 1000, 10000}, newAxis(true, 10, 9999, 0, 1, 9).ticks, "decades")
+	require.Equal(t, []float64{0, 0.5, 1, 1.5, 2, 2.5}, newAxis(false, 0, 2.2, 0, 1, 0).ticks)
+	require.Equal(t, []float64{0, 10, 20, 30, 40, 50, 60}, newAxis(false, 0, 60, 0, 1, 0).ticks)
+	require.InDelta(t, 0.5, newAxis(true, 10, 1000, 0, 1, 9).at(100), 1e-9)
+	require.InDelta(t, 300, newAxis(false, 0, 60, 600, 0, 0).at(30), 1e-9)
 }
 
 func TestFlags(t *testing.T) {
@@ -174,14 +191,15 @@ func TestFlags(t *testing.T) {
 func TestPlanCoversWhatWasAskedFor(t *testing.T) {
 	o, err := parseFlags([]string{"-sizes", "16,4096", "-clients", "1,256"})
 	require.NoError(t, err)
-	groups := (&driver{options: o}).plan()
-	require.Len(t, groups, 3)
+	groups := (&driver{options: o}).groups()
+	require.Len(t, groups, 5)
 	require.Len(t, groups[0].points, 2)
 	require.Len(t, groups[2].points, 4)
+	require.Equal(t, 7, groups[4].servers)
 	require.Equal(t, transfersEach, groups[2].transfers)
 	o, err = parseFlags([]string{"-quick"})
 	require.NoError(t, err)
-	groups = (&driver{options: o}).plan()
+	groups = (&driver{options: o}).groups()
 	require.Len(t, groups, 1, "one cluster for each library and repeat")
 	require.Len(t, groups[0].points, 6)
 }

@@ -47,7 +47,7 @@ func start(o worker.Options, useTan bool) (worker.Node, error) {
 		logger.GetLogger(name).SetLevel(logger.ERROR)
 	}
 	c := config.NodeHostConfig{
-		NodeHostDir: o.Dir, RTTMillisecond: tick, RaftAddress: o.Addresses[o.ID],
+		NodeHostDir: o.Dir, RTTMillisecond: tick, RaftAddress: o.Addresses[o.ID], ListenAddress: o.Listen,
 		Expert: config.GetDefaultExpertConfig(),
 	}
 	c.Expert.LogDB.Shards = 1 // there is one group
@@ -59,16 +59,19 @@ func start(o worker.Options, useTan bool) (worker.Node, error) {
 		return nil, err
 	}
 	members := map[uint64]string{}
-	for i, a := range o.Addresses {
-		members[uint64(i+1)] = a
+	if !o.Join {
+		for i, a := range o.Addresses {
+			members[uint64(i+1)] = a
+		}
 	}
-	n := &node{machine: &machine{}, host: host, replica: uint64(o.ID + 1)}
+	n := &node{machine: &machine{snapshotBytes: o.SnapshotBytes}, host: host, replica: uint64(o.ID + 1)}
 	n.Reads = worker.NewReads(n.confirm)
-	return n, host.StartConcurrentReplica(members, false, func(uint64, uint64) sm.IConcurrentStateMachine { return n.machine }, config.Config{
+	return n, host.StartConcurrentReplica(members, o.Join, func(uint64, uint64) sm.IConcurrentStateMachine { return n.machine }, config.Config{
 		ReplicaID:    n.replica,
 		ShardID:      shard,
 		CheckQuorum:  true,
 		PreVote:      true,
+		IsNonVoting:  o.Join,
 		HeartbeatRTT: uint64(worker.HeartbeatInterval.Milliseconds() / tick),
 		ElectionRTT:  uint64(worker.ElectionTimeout.Milliseconds() / tick),
 	})
@@ -95,13 +98,25 @@ func (n *node) Transfer(_ context.Context, to int) error {
 	return n.host.RequestLeaderTransfer(shard, uint64(to+1))
 }
 
+func (n *node) Snapshot(ctx context.Context) error {
+	_, err := n.host.SyncRequestSnapshot(ctx, shard, dragonboat.SnapshotOption{OverrideCompactionOverhead: true, CompactionOverhead: 10_000})
+	return err
+}
+
+func (n *node) Add(ctx context.Context, server int, address string) error {
+	return n.host.SyncRequestAddNonVoting(ctx, shard, uint64(server+1), address, 0)
+}
+
 func (n *node) Close() error {
 	n.Reads.Close()
 	n.host.Close()
 	return nil
 }
 
-type machine struct{ worker.Counter }
+type machine struct {
+	worker.Counter
+	snapshotBytes int64
+}
 
 func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	for i := range entries {
@@ -110,14 +125,22 @@ func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	return entries, nil
 }
 
-var errSnapshot = errors.New("the benchmark takes no snapshots")
+func (*machine) Lookup(any) (any, error) { return nil, nil }
 
-func (*machine) Lookup(any) (any, error)       { return nil, nil }
-func (*machine) PrepareSnapshot() (any, error) { return nil, errSnapshot }
-func (*machine) SaveSnapshot(any, io.Writer, sm.ISnapshotFileCollection, <-chan struct{}) error {
-	return errSnapshot
+func (m *machine) PrepareSnapshot() (any, error) {
+	if m.snapshotBytes == 0 {
+		return nil, errors.New("this measurement takes no snapshots")
+	}
+	return m.View(m.snapshotBytes), nil
 }
-func (*machine) RecoverFromSnapshot(io.Reader, []sm.SnapshotFile, <-chan struct{}) error {
-	return errSnapshot
+
+func (*machine) SaveSnapshot(view any, w io.Writer, _ sm.ISnapshotFileCollection, _ <-chan struct{}) error {
+	_, err := view.(worker.View).WriteTo(w)
+	return err
 }
+
+func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, _ <-chan struct{}) error {
+	return m.Restore(r)
+}
+
 func (*machine) Close() error { return nil }

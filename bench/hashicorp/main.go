@@ -42,7 +42,9 @@ func start(o worker.Options) (worker.Node, error) {
 	c.LocalID = id(o.ID)
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = worker.ElectionTimeout, worker.ElectionTimeout, worker.ElectionTimeout
 	c.MaxAppendEntries, c.BatchApplyCh = 1024, true
-	c.SnapshotThreshold, c.SnapshotInterval = math.MaxUint64, 24*time.Hour
+	if !o.AutoSnapshots {
+		c.SnapshotThreshold, c.SnapshotInterval = math.MaxUint64, 24*time.Hour
+	}
 	c.NoLegacyTelemetry = true
 	c.Logger = hclog.NewNullLogger()
 
@@ -54,17 +56,23 @@ func start(o worker.Options) (worker.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	trans, err := raft.NewTCPTransportWithLogger(o.Addresses[o.ID], nil, 3, 10*time.Second, c.Logger)
+	trans, err := raft.NewTCPTransportWithLogger(o.Listen, nil, 3, 10*time.Second, c.Logger)
 	if err != nil {
 		return nil, err
 	}
-	n := &node{machine: &machine{}, trans: trans, wal: w}
+	n := &node{machine: &machine{snapshotBytes: o.SnapshotBytes}, trans: trans, wal: w}
 	for i, a := range o.Addresses {
 		n.ids = append(n.ids, raft.Server{ID: id(i), Address: raft.ServerAddress(a)})
 	}
-	snapshots := raft.NewInmemSnapshotStore()
-	if err := raft.BootstrapCluster(c, logs, w, snapshots, trans, raft.Configuration{Servers: n.ids}); err != nil && err != raft.ErrCantBootstrap {
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, c.Logger)
+	if err != nil {
 		return nil, err
+	}
+	if !o.Join {
+		err := raft.BootstrapCluster(c, logs, w, snapshots, trans, raft.Configuration{Servers: n.ids})
+		if err != nil && err != raft.ErrCantBootstrap {
+			return nil, err
+		}
 	}
 	if n.raft, err = raft.NewRaft(c, n.machine, logs, w, snapshots, trans); err != nil {
 		return nil, err
@@ -108,6 +116,12 @@ func (n *node) Transfer(_ context.Context, to int) error {
 	return n.raft.LeadershipTransferToServer(n.ids[to].ID, n.ids[to].Address).Error()
 }
 
+func (n *node) Snapshot(context.Context) error { return n.raft.Snapshot().Error() }
+
+func (n *node) Add(_ context.Context, server int, address string) error {
+	return n.raft.AddNonvoter(id(server), raft.ServerAddress(address), 0, 0).Error()
+}
+
 func (n *node) Close() error {
 	n.Reads.Close()
 	return errors.Join(n.raft.Shutdown().Error(), n.trans.Close(), n.wal.Close())
@@ -115,7 +129,8 @@ func (n *node) Close() error {
 
 type machine struct {
 	worker.Counter
-	seen atomic.Uint64 // index of the last command
+	seen          atomic.Uint64 // index of the last command
+	snapshotBytes int64
 }
 
 func (m *machine) ApplyBatch(logs []*raft.Log) []any {
@@ -133,7 +148,22 @@ func (m *machine) Apply(l *raft.Log) any {
 	return nil
 }
 
-var errSnapshot = errors.New("the benchmark takes no snapshots")
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	if m.snapshotBytes == 0 {
+		return nil, errors.New("this measurement takes no snapshots")
+	}
+	return view{m.View(m.snapshotBytes)}, nil
+}
 
-func (*machine) Snapshot() (raft.FSMSnapshot, error) { return nil, errSnapshot }
-func (*machine) Restore(io.ReadCloser) error         { return errSnapshot }
+func (m *machine) Restore(r io.ReadCloser) error { return errors.Join(m.Counter.Restore(r), r.Close()) }
+
+type view struct{ worker.View }
+
+func (v view) Persist(sink raft.SnapshotSink) error {
+	if _, err := v.WriteTo(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (view) Release() {}

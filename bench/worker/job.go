@@ -19,8 +19,58 @@ type Job struct {
 	Fill      int64    `json:"fill,omitempty"`     // instead of Points: fill the logs with so many bytes; prints Filled
 	Filled    uint64   `json:"filled,omitempty"`   // instead of Points: start where that was done; prints a Restart
 	// Server is the only server that runs in this process, counted from 1. Then there are no Points: the worker proposes while
-	// the server leads, until its standard input ends, and prints a Commit for every first one.
+	// the server leads, and prints a Commit for every first one, until a Command says otherwise or its standard input ends.
 	Server int `json:"server,omitempty"`
+	// Obey makes a worker with all servers wait for Commands, too. It prints a Commit when there is a leader.
+	Obey bool `json:"obey,omitempty"`
+
+	Listen        string `json:"listen,omitempty"` // see Options, as the next three
+	Join          bool   `json:"join,omitempty"`
+	SnapshotBytes int64  `json:"snapshot_bytes,omitempty"`
+	AutoSnapshots bool   `json:"auto_snapshots,omitempty"`
+}
+
+// Command is what the parent writes to the standard input of a worker with one server, or one that obeys. One field is set. Commands
+// are carried out at the same time; each but Stop is answered by an Output.
+type Command struct {
+	Measure  *Point `json:"measure,omitempty"`  // put this server under load, instead of what keeps proposing; answered by a Sample
+	Stop     bool   `json:"stop,omitempty"`     // end that now
+	Fill     *Fill  `json:"fill,omitempty"`     // likewise, without measuring; answered by Filled
+	Rest     bool   `json:"rest,omitempty"`     // do not propose any more; Done
+	Snapshot bool   `json:"snapshot,omitempty"` // take a snapshot; Done
+	Add      *Add   `json:"add,omitempty"`      // take in a server; Done
+	Progress bool   `json:"progress,omitempty"` // answered by a Progress
+	Memory   bool   `json:"memory,omitempty"`   // collect garbage; answered by a Memory
+}
+
+// Fill is load until there was so much of it, or time is up.
+type Fill struct {
+	Commands uint64        `json:"commands"`
+	Size     int           `json:"size"`
+	Clients  int           `json:"clients"`
+	Limit    time.Duration `json:"limit_ns"`
+}
+
+// Add names a new server, counted from 1.
+type Add struct {
+	Server  int    `json:"server"`
+	Address string `json:"address"`
+}
+
+// Progress is how far a server is.
+type Progress struct {
+	Applied  uint64 `json:"applied"` // commands
+	Sum      uint32 `json:"sum"`
+	Restored uint64 `json:"restored"`       // snapshots
+	Term     uint64 `json:"term,omitempty"` // 0: the library does not tell
+	Leads    bool   `json:"leads"`
+}
+
+// Memory is what a process holds after a garbage collection.
+type Memory struct {
+	Resident   int64  `json:"resident"`
+	Heap       uint64 `json:"heap"` // of Go, in use
+	Goroutines int    `json:"goroutines"`
 }
 
 // Point is one measurement.
@@ -37,6 +87,7 @@ type Sample struct {
 	Point
 	Library string `json:"library"`
 	Repeat  int    `json:"repeat"`
+	Servers int    `json:"servers"`
 
 	Operations uint64        `json:"operations"`
 	Elapsed    time.Duration `json:"elapsed_ns"`
@@ -72,9 +123,14 @@ type Output struct {
 	Sample  *Sample  `json:"sample,omitempty"`
 	Commit  *Commit  `json:"commit,omitempty"`
 	Gap     *Gap     `json:"gap,omitempty"`
-	Filled  uint64   `json:"filled,omitempty"`
+	Filled  *uint64  `json:"filled,omitempty"` // commands
 	Restart *Restart `json:"restart,omitempty"`
-	Error   string   `json:"error,omitempty"`
+
+	Progress *Progress      `json:"progress,omitempty"`
+	Memory   *Memory        `json:"memory,omitempty"`
+	Done     *time.Duration `json:"done_ns,omitempty"` // how long a Command took that has no other answer
+	Void     bool           `json:"void,omitempty"`    // what was printed before means nothing: the servers do not agree; an Error follows
+	Error    string         `json:"error,omitempty"`
 }
 
 // About says which library this is.

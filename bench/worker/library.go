@@ -23,9 +23,22 @@ type Options struct {
 	ID        int      // 0 for the first server
 	Addresses []string // of all servers, at which they listen
 	Dir       string   // exists; it is empty, or holds what this server left there
+
+	Listen        string // where this server listens, if others reach it elsewhere, by a proxy; "": at its address
+	Join          bool   // the last server is no member yet: the cluster is of those before it
+	SnapshotBytes int64  // of a state machine's snapshot; 0: no snapshot is ever taken
+	AutoSnapshots bool   // the library takes them by itself, as often as it does by default
 }
 
-// The time-outs that every library is given. None takes a snapshot while it is measured.
+// Members is how many of Addresses the cluster begins with.
+func (o Options) Members() int {
+	if o.Join {
+		return len(o.Addresses) - 1
+	}
+	return len(o.Addresses)
+}
+
+// The time-outs that every library is given.
 const (
 	HeartbeatInterval = 100 * time.Millisecond
 	ElectionTimeout   = time.Second
@@ -44,6 +57,21 @@ type Node interface {
 	// Applied returns how many commands the state machine has seen, and a checksum over them in their order.
 	Applied() (count uint64, sum uint32)
 	Close() error
+}
+
+// Snapshotter is a Node that takes a snapshot when it is told to, and then drops the log before it (but for a short tail).
+type Snapshotter interface {
+	Snapshot(ctx context.Context) error
+}
+
+// Grower is a Node that, while it leads, takes in a new server, which does not vote.
+type Grower interface {
+	Add(ctx context.Context, server int, address string) error
+}
+
+// Termed is a Node that tells its term.
+type Termed interface {
+	Term() uint64
 }
 
 // ErrNotSupported is returned for what a library cannot do. It is reported as such.

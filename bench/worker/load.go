@@ -65,8 +65,11 @@ func (c *client) run(ctx context.Context, n Node, p Point, seed uint64, phase *a
 	}
 }
 
-// measure puts a node, which leads, under load.
-func measure(ctx context.Context, n Node, dir string, p Point) Sample {
+// answerWithin is how long operations may take that were under way when a measurement ended.
+const answerWithin = 10 * time.Second
+
+// measure puts a node, which leads, under load for p.Time, or until stop is closed.
+func measure(ctx context.Context, n Node, dir string, p Point, stop <-chan struct{}) Sample {
 	ctx, cancel := context.WithTimeout(ctx, p.Warmup+p.Time+30*time.Second)
 	defer cancel()
 	clients := make([]client, p.Clients)
@@ -81,11 +84,16 @@ func measure(ctx context.Context, n Node, dir string, p Point) Sample {
 	runtime.ReadMemStats(&before)
 	m, start := readMachine(dir), time.Now()
 	phase.Store(measuring)
-	time.Sleep(p.Time)
+	select {
+	case <-time.After(p.Time):
+	case <-stop:
+	}
 	phase.Store(over)
 	elapsed, m2 := time.Since(start), readMachine(dir)
 	runtime.ReadMemStats(&after)
+	late := time.AfterFunc(answerWithin, cancel) // what a library has lost is never answered; it counts as a failure
 	wg.Wait()
+	late.Stop()
 
 	s := Sample{Point: p, Elapsed: elapsed}
 	var all histogram

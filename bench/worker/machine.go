@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,6 +84,31 @@ func device(dir string) (written, flushes int64) {
 		}
 	}
 	return -1, -1
+}
+
+// readMemory collects garbage first: what is left is held, not waiting to be dropped.
+func readMemory() *Memory {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return &Memory{Resident: resident(), Heap: m.HeapAlloc, Goroutines: runtime.NumGoroutine()}
+}
+
+// resident is how much of this process is in memory; -1: not known.
+func resident() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return -1
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 2 {
+		return -1
+	}
+	pages, err := strconv.ParseInt(f[1], 10, 64)
+	if err != nil {
+		return -1
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 // WatchOthers returns a function that says how many processors were, since this call, busy with anything but these processes. -1: not

@@ -27,8 +27,13 @@ func fillLogs(lib Library, job Job) (commands uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := fill(nodes[leader], job.Fill); err != nil {
+	want := uint64((job.Fill + restartCommand - 1) / restartCommand)
+	n, err := fill(nodes[leader], Fill{Commands: want, Size: restartCommand, Clients: 64, Limit: 2 * time.Minute})
+	if err != nil {
 		return 0, err
+	}
+	if n < want {
+		return 0, fmt.Errorf("%d of %d commands within 2 minutes", n, want)
 	}
 	if err := agree(nodes, time.Now().Add(agreeWithin)); err != nil {
 		return 0, err
@@ -60,30 +65,31 @@ func restart(lib Library, job Job) (*Restart, error) {
 	return &r, closeAll(nodes)
 }
 
-// fill proposes so many bytes.
-func fill(n Node, bytes int64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+// fill proposes so many commands, or as many as it can in time, and returns how many those were.
+func fill(n Node, f Fill) (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.Limit+30*time.Second)
 	defer cancel()
-	var left atomic.Int64
-	left.Store(bytes)
+	end := time.Now().Add(f.Limit)
+	var taken, done atomic.Uint64
 	var wg sync.WaitGroup
 	var failed atomic.Pointer[error]
-	for range 64 {
+	for range f.Clients {
 		wg.Go(func() {
-			cmd := make([]byte, restartCommand)
-			for left.Add(-restartCommand) > -restartCommand {
+			cmd := make([]byte, f.Size)
+			for taken.Add(1) <= f.Commands && time.Now().Before(end) {
 				if err := n.Propose(ctx, cmd); err != nil {
 					failed.Store(&err)
 					return
 				}
+				done.Add(1)
 			}
 		})
 	}
 	wg.Wait()
 	if err := failed.Load(); err != nil {
-		return fmt.Errorf("fill the log: %w", *err)
+		return done.Load(), fmt.Errorf("fill the log: %w", *err)
 	}
-	return nil
+	return done.Load(), nil
 }
 
 func closeAll(nodes []Node) error {

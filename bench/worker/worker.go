@@ -12,6 +12,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,15 +21,21 @@ import (
 // parent shows when something went wrong.
 func Main(libs ...Library) {
 	out := json.NewEncoder(os.Stdout)
+	var mu sync.Mutex // a worker that obeys has several goroutines
+	emit := func(o Output) {
+		mu.Lock()
+		defer mu.Unlock()
+		must(out.Encode(o))
+	}
 	err := errors.New("no argument: want the name of a library")
 	if len(os.Args) == 2 {
 		i := slices.IndexFunc(libs, func(l Library) bool { return l.Name == os.Args[1] })
 		if err = fmt.Errorf("no library %q here", os.Args[1]); i >= 0 {
-			err = run(libs[i], os.Stdin, func(o Output) { must(out.Encode(o)) })
+			err = run(libs[i], os.Stdin, emit)
 		}
 	}
 	if err != nil {
-		must(out.Encode(Output{Error: err.Error()}))
+		emit(Output{Error: err.Error()})
 		os.Exit(1)
 	}
 	os.Exit(0) // some libraries leave goroutines behind
@@ -52,7 +59,7 @@ func run(lib Library, in io.Reader, emit func(Output)) error {
 	}
 	if job.Fill > 0 {
 		n, err := fillLogs(lib, job)
-		emit(Output{Filled: n})
+		emit(Output{Filled: &n})
 		return err
 	}
 	if job.Filled > 0 {
@@ -68,12 +75,16 @@ func run(lib Library, in io.Reader, emit func(Output)) error {
 	if err != nil {
 		return err
 	}
+	if job.Obey {
+		emit(Output{Commit: &Commit{Server: 1, At: time.Now().UnixNano()}}) // there is one process, whichever of its servers leads
+		obey(nodes[leader], job.Dir, dec, func() {}, emit)
+	}
 	for _, p := range job.Points {
 		stop, err := startProfile(job.Profiles, lib.Name, p)
 		if err != nil {
 			return err
 		}
-		s := measure(context.Background(), nodes[leader], job.Dir, p)
+		s := measure(context.Background(), nodes[leader], job.Dir, p, nil)
 		stop()
 		emit(Output{Sample: &s})
 	}
@@ -81,6 +92,7 @@ func run(lib Library, in io.Reader, emit func(Output)) error {
 		transfers(nodes, leader, job.Transfers, emit)
 	}
 	if err := agree(nodes, time.Now().Add(agreeWithin)); err != nil {
+		emit(Output{Void: true})
 		return err
 	}
 	return closeAll(nodes)
@@ -121,7 +133,12 @@ func startOne(lib Library, job Job, i int) (Node, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	n, err := lib.Start(Options{ID: i, Addresses: job.Addresses, Dir: dir})
+	o := Options{ID: i, Addresses: job.Addresses, Dir: dir, SnapshotBytes: job.SnapshotBytes, AutoSnapshots: job.AutoSnapshots,
+		Listen: job.Listen, Join: job.Join}
+	if o.Listen == "" {
+		o.Listen = o.Addresses[i]
+	}
+	n, err := lib.Start(o)
 	if err != nil {
 		return nil, fmt.Errorf("start server %d: %w", i+1, err)
 	}
@@ -148,7 +165,8 @@ func waitForLeader(ctx context.Context, nodes []Node) (int, error) {
 	return 0, fmt.Errorf("no leader within 30 s: %w", last)
 }
 
-const agreeWithin = 20 * time.Second
+// agreeWithin is how long servers may take to apply what is committed; a variable for tests.
+var agreeWithin = 20 * time.Second
 
 // agree checks that what was measured was replication: all servers have applied the same commands.
 func agree(nodes []Node, deadline time.Time) error {
@@ -174,11 +192,6 @@ func agree(nodes []Node, deadline time.Time) error {
 	}
 }
 
-// Command is what the parent writes to the standard input of a worker with one server.
-type Command struct {
-	Measure *Point `json:"measure,omitempty"` // put this server under load, instead of what keeps proposing
-}
-
 // serve runs one server, whose only client proposes while it leads.
 func serve(lib Library, job Job, dec *json.Decoder, emit func(Output)) error {
 	n, err := startOne(lib, job, job.Server-1)
@@ -191,21 +204,94 @@ func serve(lib Library, job Job, dec *json.Decoder, emit func(Output)) error {
 		defer close(finished)
 		keepProposing(n, job.Server, &done, emit)
 	}()
+	rest := func() {
+		done.Store(true)
+		<-finished
+	}
+	obey(n, job.Dir, dec, rest, emit)
+	rest()
+	return n.Close()
+}
+
+// obey carries out commands until the parent closes its end. rest ends what else proposes. A command that fails prints an error.
+func obey(n Node, dir string, dec *json.Decoder, rest func(), emit func(Output)) {
+	var stop chan struct{}
+	var running sync.WaitGroup
 	for {
 		var c Command
 		if dec.Decode(&c) != nil {
-			break // the parent has closed it
+			break
+		}
+		if c.Stop {
+			close(stop)
+			continue
 		}
 		if c.Measure != nil {
-			done.Store(true)
-			<-finished
-			s := measure(context.Background(), n, job.Dir, *c.Measure)
-			emit(Output{Sample: &s})
+			stop = make(chan struct{})
 		}
+		until := stop
+		running.Go(func() {
+			o, err := carryOut(n, dir, c, until, rest)
+			if err != nil {
+				o = Output{Error: err.Error()}
+			}
+			emit(o)
+		})
 	}
-	done.Store(true)
-	<-finished
-	return n.Close()
+	running.Wait()
+}
+
+// commandLimit bounds a command that could hang.
+const commandLimit = 2 * time.Minute
+
+func carryOut(n Node, dir string, c Command, stop <-chan struct{}, rest func()) (o Output, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	began := time.Now()
+	switch {
+	case c.Measure != nil:
+		rest()
+		s := measure(context.Background(), n, dir, *c.Measure, stop)
+		return Output{Sample: &s}, nil
+	case c.Fill != nil:
+		rest()
+		filled, err := fill(n, *c.Fill)
+		return Output{Filled: &filled}, err
+	case c.Progress:
+		p := &Progress{Leads: n.IsLeader()}
+		p.Applied, p.Sum = n.Applied()
+		if r, ok := n.(interface{ Restored() uint64 }); ok {
+			p.Restored = r.Restored()
+		}
+		if t, ok := n.(Termed); ok {
+			p.Term = t.Term()
+		}
+		return Output{Progress: p}, nil
+	case c.Memory:
+		return Output{Memory: readMemory()}, nil
+	case c.Rest:
+		rest()
+	case c.Snapshot:
+		s, ok := n.(Snapshotter)
+		if !ok {
+			return o, fmt.Errorf("take a snapshot: %w", ErrNotSupported)
+		}
+		if err := s.Snapshot(ctx); err != nil {
+			return o, fmt.Errorf("take a snapshot: %w", err)
+		}
+	case c.Add != nil:
+		g, ok := n.(Grower)
+		if !ok {
+			return o, fmt.Errorf("add a server: %w", ErrNotSupported)
+		}
+		if err := g.Add(ctx, c.Add.Server-1, c.Add.Address); err != nil {
+			return o, fmt.Errorf("add a server: %w", err)
+		}
+	default:
+		return o, errors.New("a command that nobody knows")
+	}
+	took := time.Since(began)
+	return Output{Done: &took}, nil
 }
 
 // keepProposing reports the first commit after each time that the server did not lead.

@@ -121,8 +121,15 @@ func TestServersThatDiffer(t *testing.T) {
 	}
 	require.NoError(t, nodes[0].Propose(t.Context(), []byte("x")))
 	err := agree(nodes, time.Now())
-	require.ErrorContains(t, err, "do not agree")
 	require.ErrorContains(t, err, "0/00000000")
+
+	out, err := func() ([]Output, error) {
+		defer func(d time.Duration) { agreeWithin = d }(agreeWithin)
+		agreeWithin = time.Millisecond
+		return runJob(t, (&cluster{lose: true}).library(), Job{Points: []Point{{Kind: Propose, Size: 8, Clients: 1, Time: time.Millisecond}}})
+	}()
+	require.ErrorContains(t, err, "do not agree")
+	require.True(t, out[len(out)-1].Void)
 
 	c.lose = false
 	c.nodes[2].Add([]byte("x"))
@@ -145,7 +152,7 @@ func TestRestart(t *testing.T) {
 	c := new(cluster)
 	out, err := runJob(t, c.library(), Job{Fill: 10*restartCommand - 1})
 	require.NoError(t, err)
-	require.EqualValues(t, 11, out[1].Filled, "with the one that the worker waits for")
+	require.EqualValues(t, 11, *out[1].Filled, "with the one that the worker waits for")
 
 	kept := c.nodes
 	lib := Library{Start: func(o Options) (Node, error) { return kept[o.ID], nil }}
@@ -237,4 +244,110 @@ func TestOthersLoad(t *testing.T) {
 	require.GreaterOrEqual(t, WatchOthers(os.Getpid())(), -1.0)
 	require.Positive(t, processTimes([]int{os.Getpid(), 1, 1 << 30}))
 	require.EqualValues(t, -1, othersBusy(0, -1, 5, time.Second))
+}
+
+// growing is a fake that can do all that a library may.
+type growing struct {
+	*fake
+	added string
+}
+
+func (*growing) Snapshot(context.Context) error { return nil }
+func (*growing) Term() uint64                   { return 7 }
+
+func (g *growing) Add(_ context.Context, server int, address string) error {
+	g.added = fmt.Sprint(server, address)
+	return nil
+}
+
+// obeying runs a worker whose commands a test writes.
+func obeying(t *testing.T, lib Library, job Job) (tell func(Command), outputs chan Output) {
+	in, parent := io.Pipe()
+	outputs = make(chan Output, 100)
+	job.Dir = t.TempDir()
+	ended := make(chan error)
+	go func() { ended <- run(lib, in, func(o Output) { outputs <- o }) }()
+	enc := json.NewEncoder(parent)
+	require.NoError(t, enc.Encode(job))
+	t.Cleanup(func() {
+		require.NoError(t, parent.Close())
+		require.NoError(t, <-ended)
+	})
+	return func(c Command) { require.NoError(t, enc.Encode(c)) }, outputs
+}
+
+func TestCommandsAreCarriedOut(t *testing.T) {
+	g := &growing{}
+	c := &cluster{}
+	lib := Library{Name: "fake", Start: func(o Options) (Node, error) {
+		g.fake = &fake{cluster: c, id: o.ID}
+		c.nodes = append(c.nodes, g.fake)
+		return g, nil
+	}}
+	tell, out := obeying(t, lib, Job{Addresses: []string{"a"}, Server: 1})
+	require.NotNil(t, (<-out).About)
+	require.NotNil(t, (<-out).Commit)
+	tell(Command{Rest: true})
+	require.NotNil(t, (<-out).Done)
+
+	tell(Command{Fill: &Fill{Commands: 100, Size: 8, Clients: 3, Limit: time.Minute}})
+	require.EqualValues(t, 100, *(<-out).Filled)
+	tell(Command{Fill: &Fill{Commands: 1 << 60, Size: 8, Clients: 3, Limit: time.Millisecond}})
+	require.Less(t, *(<-out).Filled, uint64(1<<60), "until time is up")
+
+	tell(Command{Measure: &Point{Kind: Propose, Size: 8, Clients: 1, Time: time.Minute}})
+	for before := g.Counter.count.Load(); g.Counter.count.Load() == before; {
+		runtime.Gosched()
+	}
+	tell(Command{Progress: true}) // while it measures
+	p := (<-out).Progress
+	require.Positive(t, p.Applied)
+	require.EqualValues(t, 7, p.Term)
+	require.True(t, p.Leads)
+	tell(Command{Stop: true})
+	s := (<-out).Sample
+	require.Less(t, s.Elapsed, time.Minute)
+
+	tell(Command{Memory: true})
+	m := (<-out).Memory
+	require.Positive(t, m.Resident)
+	require.Positive(t, m.Heap)
+	require.Positive(t, m.Goroutines)
+	tell(Command{Add: &Add{Server: 2, Address: "b"}})
+	require.NotNil(t, (<-out).Done)
+	require.Equal(t, "1b", g.added)
+	tell(Command{Snapshot: true})
+	require.NotNil(t, (<-out).Done)
+	tell(Command{})
+	require.Contains(t, (<-out).Error, "nobody knows")
+}
+
+func TestCommandsThatALibraryCannotCarryOut(t *testing.T) {
+	tell, out := obeying(t, new(cluster).library(), Job{Addresses: []string{"a", "b", "c"}, Obey: true})
+	require.NotNil(t, (<-out).About)
+	require.Equal(t, 1, (<-out).Commit.Server)
+	tell(Command{Snapshot: true})
+	require.Equal(t, "take a snapshot: not supported", (<-out).Error)
+	tell(Command{Add: &Add{Server: 4}})
+	require.Equal(t, "add a server: not supported", (<-out).Error)
+}
+
+func TestSnapshotsCarryTheState(t *testing.T) {
+	var a, b Counter
+	a.Add([]byte("x"))
+	a.Add([]byte("y"))
+	for _, size := range []int64{0, viewHeader, 3*viewPiece + 5} {
+		v := a.View(size)
+		a.Add([]byte("later"))
+		var buf bytes.Buffer
+		n, err := v.WriteTo(&buf)
+		require.NoError(t, err)
+		require.Equal(t, max(size, viewHeader), n)
+		require.EqualValues(t, n, buf.Len())
+		require.NoError(t, b.Restore(&buf))
+		count, sum := b.Applied()
+		require.Equal(t, View{count, sum, size}, v)
+	}
+	require.EqualValues(t, 3, b.Restored())
+	require.ErrorContains(t, b.Restore(bytes.NewReader([]byte("short"))), "unexpected EOF")
 }
