@@ -148,8 +148,8 @@ type SnapshotSink interface {
 
 // Handler receives what a Transport brings. Its methods may be called at the same time, but for one lane of one peer in order.
 type Handler interface {
-	// HandleMessages takes over messages that were decoded and validated. It does not block for long: when the node's queue is
-	// full, the messages are dropped, as on a network.
+	// HandleMessages takes over messages that were decoded and validated, but not the slice, which the transport may use again. It does
+	// not block for long: when the node's queue is full, the messages are dropped, as on a network.
 	HandleMessages(ms []Message)
 	// HandleSnapshot receives a snapshot whose message arrived as m (Body is InstallSnapshot) and whose content is r. It returns
 	// after the content was stored and the message handed to the core, or with the reason why the snapshot is not wanted.

@@ -225,6 +225,42 @@ func TestSnapshotTransferEnds(t *testing.T) {
 	})
 }
 
+// A transfer may take longer than the trail lasts. If what follows the snapshot were compacted meanwhile, the follower would need the
+// next snapshot, and so on without end.
+func TestFollowerGoesOnWithEntriesAfterALongTransfer(t *testing.T) {
+	l := newCluster(t, "a b c", func(c *CoreConfig) { c.TrailingEntries = 1 })
+	a := l.elect("a")
+	l.isolate("c", true)
+	for i := range 10 {
+		a.propose(fmt.Sprint(i))
+	}
+	l.settle()
+	a.takeSnapshot(9)
+	l.isolate("c", false)
+	for range 8 {
+		l.pass(100 * time.Millisecond)
+		l.tick("a")
+		l.settle()
+	}
+	require.Len(t, a.transfers, 1)
+	for i := range 10 {
+		a.propose(fmt.Sprint("more", i))
+	}
+	l.settle()
+	a.takeSnapshot(20)
+	require.Equal(t, Index(9), a.core.log.base.Index)
+	l.stepMessage(a.transfers[0].Message)
+	for range 3 {
+		l.pass(100 * time.Millisecond)
+		l.tick("a")
+		l.settle()
+	}
+	require.Len(t, a.transfers, 1)
+	require.Equal(t, a.core.commitIndex, l.server("c").core.commitIndex)
+	a.takeSnapshot(21)
+	require.Equal(t, Index(20), a.core.log.base.Index, "nobody needs it any more")
+}
+
 // Figure 13, rules 7 and 8: "Discard the entire log. Reset state machine using snapshot contents (and load snapshot's cluster
 // configuration)". The claim waits for the write that makes it part of the log.
 func TestSnapshotReplacesAConflictingOrShorterLog(t *testing.T) {

@@ -141,7 +141,7 @@ func (c *Core) SnapshotTaken(now time.Duration, meta SnapshotMeta) {
 	if uint64(meta.Index) <= c.cfg.TrailingEntries {
 		return
 	}
-	to := meta.Index - Index(c.cfg.TrailingEntries)
+	to := c.neededBySnapshots(meta.Index - Index(c.cfg.TrailingEntries))
 	if to <= c.log.base.Index {
 		return
 	}
@@ -152,6 +152,21 @@ func (c *Core) SnapshotTaken(now time.Duration, meta SnapshotMeta) {
 	for len(c.configurations) > 1 && c.configurations[1].index <= meta.Index {
 		c.configurations = c.configurations[1:]
 	}
+}
+
+// neededBySnapshots lowers to, up to which the log could be compacted, so that a follower to which a snapshot is on its way can go on
+// with entries when it has it. Otherwise one to which sending takes longer than TrailingEntries last would need the next snapshot by
+// then, and so on without end. The log grows for as long as the transport takes to send a snapshot, or to give up.
+func (c *Core) neededBySnapshots(to Index) Index {
+	if c.role != Leader {
+		return to
+	}
+	for i := range c.peers {
+		if p := &c.peers[i]; p.state == stateSnapshot {
+			to = min(to, p.snapshot)
+		}
+	}
+	return to
 }
 
 // SnapshotMeta describes a snapshot at an index that has been handed out for apply and is not compacted. Size is unknown yet: -1.

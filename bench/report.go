@@ -495,8 +495,8 @@ func (r *Report) catchUps(f format, how string) string {
 	}
 	text := t.renderAny(f)
 	if text != "" && how == bySnapshot {
-		text += "\nNo limit is set: every library sends at its default throttle (this one: `tcp.Config.SnapshotBytesPerSecond` left at its\n" +
-			"default); \"rate\" is what came of it, until the snapshot was restored. All servers share one disk and the processors.\n"
+		text += "\nEvery library sends at its default throttle (this one: `tcp.Config.SnapshotBytesPerSecond`, 64 MiB a second; the others: none).\n" +
+			"\"rate\" is what came of it, until the snapshot was restored. All servers share one disk and the processors.\n"
 	}
 	return text
 }

@@ -4,6 +4,14 @@ package mutants
 var snapshots = []Mutant{
 	// Receiving.
 	{
+		Name: "what follows a snapshot on its way is compacted",
+		Rule: "SAFETY inv 30: a follower that lags catches up, however long a transfer takes",
+		File: "snapshot.go",
+		Old:  "			to = min(to, p.snapshot)\n",
+		New:  "			_ = p\n",
+		Test: Test{Package: ".", Name: "TestFollowerGoesOnWithEntriesAfterALongTransfer"},
+	},
+	{
 		Name: "a deposed leader's snapshot is installed",
 		Rule: "Figure 13, rule 1: reply immediately if term < currentTerm",
 		File: "snapshot.go",

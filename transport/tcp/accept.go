@@ -266,7 +266,8 @@ func (t *Transport) receive(c *incoming) error {
 			n.receivedMessages.Add(uint64(len(batch)))
 			n.receivedBytes.Add(c.frames.bytes)
 			t.handler.HandleMessages(batch)
-			batch, size, c.frames.bytes = nil, 0, 0
+			clear(batch)
+			batch, size, c.frames.bytes = batch[:0], 0, 0
 		}
 	}
 }

@@ -41,7 +41,9 @@ type Config struct {
 	IdleTimeout       time.Duration // 5 times KeepaliveInterval, on all servers; a lane without any frame for so long is closed
 	MaxBackoff        time.Duration // 1 s; between attempts to dial
 
-	SnapshotBytesPerSecond int           // 0: as fast as the network
+	// 64 MiB, to each follower at the same time. A snapshot competes with entries for the network, and for the disks of both servers:
+	// much more makes commits wait while it is sent. math.MaxInt: no limit.
+	SnapshotBytesPerSecond int
 	SnapshotChunkTimeout   time.Duration // 10 s; for each piece of up to 256 KiB, in both directions
 }
 
@@ -66,7 +68,7 @@ func (c Config) withDefaults() (Config, error) {
 	number("QueueBytes", &c.QueueBytes, 64<<20)
 	number("MaxConnections", &c.MaxConnections, 1024)
 	number("MaxGuests", &c.MaxGuests, 64)
-	number("SnapshotBytesPerSecond", &c.SnapshotBytesPerSecond, 0)
+	number("SnapshotBytesPerSecond", &c.SnapshotBytesPerSecond, 64<<20)
 	duration := func(name string, field *time.Duration, value time.Duration) {
 		if *field == 0 {
 			*field = value

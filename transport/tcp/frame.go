@@ -128,7 +128,8 @@ type batchWriter struct {
 
 	scratch  []byte
 	segments []segment
-	buffers  net.Buffers
+	buffers  net.Buffers // all of them
+	unsent   net.Buffers // eaten by writing; a field, so that it is not allocated for every write
 	size     int
 	messages int
 }
@@ -194,8 +195,8 @@ func (w *batchWriter) flush(timeout time.Duration) error {
 		}
 		buffers = append(buffers, s.foreign)
 	}
-	w.buffers = buffers // WriteTo eats its receiver; the array stays ours
-	_, err := buffers.WriteTo(w.conn)
+	w.buffers, w.unsent = buffers, buffers
+	_, err := w.unsent.WriteTo(w.conn)
 	clear(w.buffers)
 	clear(w.segments)
 	w.segments, w.scratch, w.size, w.messages = w.segments[:0], w.scratch[:0], 0, 0
