@@ -309,6 +309,55 @@ func TestProposalsDuringATransferGoToTheNewLeader(t *testing.T) {
 	})
 }
 
+// A planned transfer keeps nobody waiting for longer than messages travel, nine times in a row, wherever a proposal is made: TimeoutNow, a
+// vote and its answer, the news of the new leader, the proposal's way to it, its replication and the news of its commit. No timer has to run
+// out, not even if the old leader's answers come later than the news of the new one.
+func TestProposalsWaitForATransferAsLongAsMessagesTravel(t *testing.T) {
+	for _, x := range []struct{ least, most, bound time.Duration }{
+		{time.Millisecond, time.Millisecond, 15 * time.Millisecond},
+		{0, 4 * time.Millisecond, 90 * time.Millisecond}, // less than a heartbeat interval
+	} {
+		t.Run(x.most.String(), func(t *testing.T) {
+			inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
+				c.net.SetDelay(x.least, x.most)
+				c.propose(c.leader(), "first")
+				ctx, cancel := context.WithCancel(context.Background())
+				var mu sync.Mutex
+				var longest time.Duration
+				var wg sync.WaitGroup
+				for _, m := range c.machines {
+					for range 4 {
+						wg.Go(func() {
+							for {
+								start := time.Now()
+								_, err := m.node.Propose(ctx, []byte("x"))
+								if ctx.Err() != nil {
+									return
+								}
+								if err != nil {
+									c.t.Errorf("%s: %v", m.id, err)
+									return
+								}
+								mu.Lock()
+								longest = max(longest, time.Since(start))
+								mu.Unlock()
+							}
+						})
+					}
+				}
+				for range 6 {
+					time.Sleep(100 * time.Millisecond)
+					require.NoError(t, c.leader().node.ChangeLeader(context.Background(), ""))
+				}
+				time.Sleep(100 * time.Millisecond)
+				cancel()
+				wg.Wait()
+				require.LessOrEqual(t, longest, x.bound)
+			})
+		})
+	}
+}
+
 // The old leader's answer may still come, but nobody waits for it as long as for an answer of a leader in office.
 func TestForwardToADeposedLeaderEndsSoon(t *testing.T) {
 	inCluster(t, 3, nil, func(t *testing.T, c *cluster) {
