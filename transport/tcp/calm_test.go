@@ -59,7 +59,37 @@ type calmCluster struct {
 	nodes     []*raft.Node
 	leader    *raft.Node
 	committed atomic.Int64
+	failed    atomic.Pointer[error] // of a proposal
+	suspicion atomic.Bool           // somebody began an election because it believed the leader's process gone
+	late      atomic.Int64          // nanoseconds by which a timer of this process came too late, at most
 }
+
+// A process that gets no processor for so long, again and again, may rightly lose its leader to an election timeout: reaching somebody
+// takes many turns.
+const starved = 100 * time.Millisecond
+
+// watchClock measures how long this process has to wait for its turn, until ctx ends.
+func (c *calmCluster) watchClock(ctx context.Context) {
+	const step = 10 * time.Millisecond
+	for ctx.Err() == nil {
+		start := time.Now()
+		time.Sleep(step)
+		c.late.Store(max(c.late.Load(), int64(time.Since(start)-step)))
+	}
+}
+
+// elections is the part of raft.Metrics that is of interest.
+type elections struct{ c *calmCluster }
+
+func (e elections) Election(reason string) {
+	if reason == raft.ReasonSuspicion.String() {
+		e.c.suspicion.Store(true)
+	}
+}
+func (elections) ObserveWrite(time.Duration, int, int) {}
+func (elections) ObserveCommit(time.Duration)          {}
+func (elections) ObserveApply(time.Duration, int)      {}
+func (elections) Refused(string)                       {}
 
 // newCalmCluster starts servers that listen there, and can be dialled at these addresses. It returns once one of them leads, and clients
 // have begun to propose to it. They go on until the end, and no proposal may fail.
@@ -77,7 +107,7 @@ func newCalmCluster(t *testing.T, listeners []net.Listener, addresses []string) 
 		require.NoError(t, raft.Bootstrap(t.Context(), st, s.ID, conf))
 		// The election timeout is long, so that a busy machine deposes nobody either: suspicion, which is what this is about, knows no time.
 		n, err := raft.NewNode(raft.Config{
-			ID: s.ID, StateMachine: nothing{}, Storage: st, Transport: tr,
+			ID: s.ID, StateMachine: nothing{}, Storage: st, Transport: tr, Metrics: elections{c},
 			Core: raft.CoreConfig{HeartbeatInterval: 100 * time.Millisecond, ElectionTimeout: 3 * time.Second},
 		})
 		require.NoError(t, err)
@@ -101,11 +131,12 @@ func newCalmCluster(t *testing.T, listeners []net.Listener, addresses []string) 
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var load sync.WaitGroup
+	load.Go(func() { c.watchClock(ctx) })
 	for range 4 {
 		load.Go(func() {
 			for ctx.Err() == nil {
 				if _, err := c.leader.Propose(ctx, make([]byte, 256)); err != nil && ctx.Err() == nil {
-					t.Errorf("a proposal to the leader: %v", err)
+					c.failed.CompareAndSwap(nil, &err)
 					return
 				}
 				c.committed.Add(1)
@@ -130,23 +161,27 @@ func (c *calmCluster) inContact() bool {
 	return heard == 2
 }
 
-// requireCalm waits until the leader is in contact with both others again and commits, and requires that it is the same in the same term.
+// requireCalm waits until the leader is in contact with both others again and commits, and requires that it is the same in the same term
+// for everybody, and was not suspected.
 func (c *calmCluster) requireCalm(want raft.Leadership, what string) {
 	c.t.Helper()
 	before := c.committed.Load()
 	require.Eventually(c.t, func() bool {
-		return c.leader.Leadership() != want || c.inContact() && c.committed.Load() > before+8
+		return c.leader.Leadership() != want || c.failed.Load() != nil || c.inContact() && c.committed.Load() > before+8
 	}, patience, time.Millisecond, what)
-	require.Equal(c.t, want, c.leader.Leadership(), what)
-}
-
-// requireFollowers requires that everybody follows this leader in this term.
-func (c *calmCluster) requireFollowers(want raft.Leadership) {
-	c.t.Helper()
+	require.False(c.t, c.suspicion.Load(), "%s: the leader's process was believed gone", what)
+	now := []raft.Leadership{c.leader.Leadership()}
+	changed := now[0] != want
 	for _, n := range c.nodes {
-		now := n.Leadership()
-		require.Equal(c.t, want.Leader, now.Leader)
-		require.Equal(c.t, want.Term, now.Term)
+		l := n.Leadership()
+		now, changed = append(now, l), changed || l.Leader != want.Leader || l.Term != want.Term
+	}
+	if late := time.Duration(c.late.Load()); changed && late > starved {
+		c.t.Skipf("%s somebody's timeout was over, but this process had to wait %v for a processor: that says nothing", what, late)
+	}
+	require.False(c.t, changed, "%s: the leader, and everybody, says %v, not %v", what, now, want)
+	if err := c.failed.Load(); err != nil {
+		require.NoError(c.t, *err, "%s: a proposal to the leader", what)
 	}
 }
 
@@ -188,7 +223,6 @@ func TestResetsDeposeNobody(t *testing.T) {
 		}
 		c.requireCalm(before, fmt.Sprint("after resets: ", resets))
 	}
-	c.requireFollowers(before)
 }
 
 // gate is a proxy before one server that can be shut, as when it is restarted: its connections are reset, and new ones refused. Or it is
@@ -348,7 +382,6 @@ func TestRestartOfTheLeadersProxyDeposesNobody(t *testing.T) {
 		}
 		c.requireCalm(before, fmt.Sprint("after restart ", restart+1))
 	}
-	c.requireFollowers(before)
 }
 
 // The same with the proxy through which all servers talk.
@@ -365,5 +398,4 @@ func TestRestartOfASharedProxyDeposesNobody(t *testing.T) {
 		}
 		c.requireCalm(before, fmt.Sprint("after restart ", restart+1))
 	}
-	c.requireFollowers(before)
 }
