@@ -142,16 +142,15 @@ func (d *demo) start(ctx context.Context) (err error) {
 	}
 	d.managers = make(map[cluster.NodeID]*demoManager)
 	for i, member := range d.members {
-		credentials, err := ca.Issue(member.ID, cluster.RoleManager, hosts[i])
-		if err != nil {
-			return err
-		}
 		m := &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID))}
 		settings := manager.Settings{Cluster: "demo", Node: member.ID, Host: hosts[i], Members: d.members}
-		if err := manager.Found(ctx, m.dir, settings, credentials); err != nil {
+		if err := manager.Found(ctx, m.dir, settings, ca); err != nil {
 			return err
 		}
-		d.managers[member.ID], d.creds = m, credentials
+		d.managers[member.ID] = m
+		if _, d.creds, err = manager.Load(m.dir, nil); err != nil {
+			return err
+		}
 	}
 	var addresses []string
 	for _, member := range d.members {

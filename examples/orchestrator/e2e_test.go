@@ -252,10 +252,8 @@ func TestErrorsSayWhatToDoNext(t *testing.T) {
 	// A manager of another cluster that knows the addresses of this one.
 	ca, err := pki.NewCA("other")
 	require.NoError(t, err)
-	credentials, err := ca.Issue("m1", cluster.RoleManager)
-	require.NoError(t, err)
 	stranger := t.TempDir()
-	require.NoError(t, manager.Found(t.Context(), stranger, manager.Settings{Cluster: "other", Node: "m1", Host: "127.0.0.1", Members: d.members}, credentials))
+	require.NoError(t, manager.Found(t.Context(), stranger, manager.Settings{Cluster: "other", Node: "m1", Host: "127.0.0.1", Members: d.members}, ca))
 
 	must(t, data, "service", "create", "--name", "web", "--publish", fmt.Sprintf("%d:80", d.port), "--", d.program, webCommand)
 	for _, test := range []struct {

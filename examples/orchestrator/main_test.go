@@ -67,12 +67,12 @@ func found(t *testing.T, hosts ...string) (d *demo) {
 	ca, err := pki.NewCA("test")
 	require.NoError(t, err)
 	for i, member := range d.members {
-		credentials, err := ca.Issue(member.ID, cluster.RoleManager)
-		require.NoError(t, err)
 		m := &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID)), ended: make(chan struct{})}
 		settings := manager.Settings{Cluster: "test", Node: member.ID, Host: hosts[i], Members: d.members}
-		require.NoError(t, manager.Found(t.Context(), m.dir, settings, credentials))
-		d.managers[member.ID], d.creds = m, credentials
+		require.NoError(t, manager.Found(t.Context(), m.dir, settings, ca))
+		d.managers[member.ID] = m
+		_, d.creds, err = manager.Load(m.dir, nil)
+		require.NoError(t, err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {

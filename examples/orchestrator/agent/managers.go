@@ -50,6 +50,8 @@ type Assignments struct {
 var (
 	// ErrSuperseded: another process has registered as this node since. The agent ends, and leaves the tasks to the other one.
 	ErrSuperseded = errors.New("another agent has registered as this node since")
+	// ErrRemoved: the node was removed from the cluster, for ever. The agent stops its tasks and ends.
+	ErrRemoved = errors.New("this node was removed from the cluster; to use the machine again, join under a new name with an empty data directory")
 	// ErrUnknownNode: the managers do not know the node, so it registers again.
 	ErrUnknownNode = errors.New("the managers do not know this node")
 )
@@ -126,7 +128,7 @@ func (p *pool) each(ctx context.Context, timeout time.Duration, f func(context.C
 		case err == nil:
 			p.prefer(address)
 			return nil
-		case errors.Is(err, ErrSuperseded), errors.Is(err, ErrUnknownNode):
+		case errors.Is(err, ErrSuperseded), errors.Is(err, ErrUnknownNode), errors.Is(err, ErrRemoved):
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -134,6 +136,12 @@ func (p *pool) each(ctx context.Context, timeout time.Duration, f func(context.C
 		err = fmt.Errorf("manager %s: %w", address, err)
 	}
 	return err
+}
+
+func (p *pool) known() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.addresses)
 }
 
 func (p *pool) prefer(address string) {

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -37,12 +38,16 @@ type Client struct {
 
 // NewClient makes a client for managers at the given addresses, host:port. Nothing is dialled yet.
 func NewClient(credentials *pki.Credentials, addresses ...string) *Client {
+	return newClient(credentials.ClientTLS(""), addresses)
+}
+
+func newClient(config *tls.Config, addresses []string) *Client {
 	return &Client{
 		addresses: slices.Clone(addresses),
 		http: &http.Client{
 			Transport: &http.Transport{
 				DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-				TLSClientConfig:       credentials.ClientTLS(""),
+				TLSClientConfig:       config,
 				TLSHandshakeTimeout:   dialTimeout,
 				MaxIdleConnsPerHost:   maxIdleConns,
 				IdleConnTimeout:       time.Minute,
@@ -103,9 +108,40 @@ func (c *Client) Do(ctx context.Context, op cluster.Op) (r cluster.Result, err e
 	return r, err
 }
 
-// Kill kills a task's process, as a crash would.
-func (c *Client) Kill(ctx context.Context, task cluster.TaskID) error {
-	return c.retry(ctx, http.MethodPost, PathKill, KillRequest{Task: task}, nil)
+// Join asks the cluster of a token for a certificate, at any of the addresses, until ctx ends. It may be repeated with the same
+// signing request: who has been let in already gets another certificate.
+func Join(ctx context.Context, token pki.Token, r JoinRequest, addresses ...string) (a JoinAnswer, err error) {
+	c := newClient(token.ClientTLS(), addresses)
+	defer c.Close()
+	r.Secret = token.Secret
+	for {
+		err = c.retry(ctx, http.MethodPost, PathJoin, r, &a)
+		var answer *Error
+		if ctx.Err() != nil || !errors.As(err, &answer) || answer.Code != CodeUncertain {
+			return a, err
+		}
+	}
+}
+
+// Enter asks the leader to make a new manager a member with a vote.
+func (c *Client) Enter(ctx context.Context, r EnterRequest) error {
+	return c.retry(ctx, http.MethodPost, PathEnter, r, nil)
+}
+
+// Renew asks for another certificate of the node itself, at any manager, until ctx ends.
+func (c *Client) Renew(ctx context.Context, r RenewRequest) (a RenewAnswer, err error) {
+	err = c.retry(ctx, http.MethodPost, PathRenew, r, &a)
+	return a, err
+}
+
+// Remove removes a node for ever.
+func (c *Client) Remove(ctx context.Context, r RemoveRequest) error {
+	return c.retry(ctx, http.MethodPost, PathRemove, r, nil)
+}
+
+// Vote gives a manager a vote, or takes it away.
+func (c *Client) Vote(ctx context.Context, r VoteRequest) error {
+	return c.retry(ctx, http.MethodPost, PathVote, r, nil)
 }
 
 // ChangeLeader hands leadership over to a manager, or to the most up-to-date one if target is empty.
@@ -172,6 +208,8 @@ func refusedCertificate(address string, err error) *Error {
 	var stranger x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	switch {
+	case errors.Is(err, pki.ErrOtherCluster):
+		return &Error{Code: CodeForbidden, Message: fmt.Sprintf("%s answers, but %v", address, pki.ErrOtherCluster)}
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return &Error{Code: CodeForbidden, Message: fmt.Sprintf(
 			"manager %s refuses our certificate (%v); use the data directory of a member of this cluster", address, remote.Err)}

@@ -43,9 +43,7 @@ func found(t *testing.T) *fixture {
 	ca, err := pki.NewCA("test")
 	require.NoError(t, err)
 	f := &fixture{t: t, dir: t.TempDir(), ca: ca, member: api.Member{ID: "m1", API: freeAddress(t), Raft: freeAddress(t)}}
-	credentials, err := ca.Issue("m1", cluster.RoleManager)
-	require.NoError(t, err)
-	require.NoError(t, manager.Found(t.Context(), f.dir, f.settings(), credentials))
+	require.NoError(t, manager.Found(t.Context(), f.dir, f.settings(), ca))
 	return f
 }
 
@@ -132,7 +130,8 @@ func TestCertificateDecidesWhatACallerMayDo(t *testing.T) {
 	requireCode(t, api.CodeForbidden, err)
 	_, err = worker.Do(within(t), cluster.SetAvailability{Node: "m1", Availability: cluster.AvailabilityDrain})
 	requireCode(t, api.CodeForbidden, err)
-	requireCode(t, api.CodeForbidden, worker.Kill(within(t), "s1.1.1"))
+	_, err = worker.Do(within(t), cluster.KillTask{Task: "s1.1.1"})
+	requireCode(t, api.CodeForbidden, err)
 
 	stranger, err := pki.NewCA("test") // the same name, and another key
 	require.NoError(t, err)
@@ -292,17 +291,15 @@ func TestRequestsAreBounded(t *testing.T) {
 
 func TestDirectoryIsNotTakenTwice(t *testing.T) {
 	f := found(t)
-	credentials, err := f.ca.Issue("m1", cluster.RoleManager)
-	require.NoError(t, err)
-	require.ErrorContains(t, manager.Found(t.Context(), f.dir, f.settings(), credentials), "belongs to a manager already")
+	require.ErrorContains(t, manager.Found(t.Context(), f.dir, f.settings(), f.ca), "belongs to a node already")
 
 	f.run()
-	_, err = manager.Open(f.dir, manager.Options{})
+	_, err := manager.Open(f.dir, manager.Options{})
 	require.ErrorContains(t, err, "in use by another process")
 	f.stop()
 
 	_, err = manager.Open(t.TempDir(), manager.Options{})
-	require.ErrorIs(t, err, manager.ErrNoManager)
+	require.ErrorIs(t, err, manager.ErrNoNode)
 
 	// The certificate of another node is noticed before anything is started.
 	other, err := f.ca.Issue("m2", cluster.RoleManager)
@@ -311,9 +308,9 @@ func TestDirectoryIsNotTakenTwice(t *testing.T) {
 	_, err = manager.Open(f.dir, manager.Options{})
 	require.ErrorContains(t, err, "put back the one that belongs here")
 
-	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "manager.json"), []byte("{"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "node.json"), []byte("{"), 0o600))
 	_, err = manager.Open(f.dir, manager.Options{})
-	require.ErrorContains(t, err, "manager.json")
+	require.ErrorContains(t, err, "node.json")
 }
 
 func TestErrorsAreTranslated(t *testing.T) {

@@ -25,7 +25,8 @@ import (
 const (
 	maxConnections = 1024
 	maxHeaderBytes = 16 << 10
-	maxProblems    = 100 // of one node
+	maxProblems    = 100      // of one node
+	maxJoinBytes   = 64 << 10 // of a request from who is not known yet
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = api.WatchWait + 10*time.Second // from the end of the request's header; a watch lasts that long
@@ -40,35 +41,57 @@ func (m *Manager) newServer() *http.Server {
 	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(handle(m.register)))
 	mux.HandleFunc("POST "+api.PathHeartbeat, m.forAgents(m.atLeader(handle(m.heartbeat))))
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
+	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(handle(m.renew)))
+	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.atLeader(handle(m.remove))))
+	mux.HandleFunc("POST "+api.PathJoin, bounded(maxJoinBytes, handle(m.join)))
 	mux.HandleFunc("GET "+api.PathState, m.forManagers(handle(m.view)))
 	mux.HandleFunc("GET "+api.PathStatus, m.forManagers(handle(m.status)))
 	mux.HandleFunc("POST "+api.PathCommand, m.forManagers(handle(m.command)))
-	mux.HandleFunc("POST "+api.PathKill, m.forManagers(m.kill))
 	mux.HandleFunc("POST "+api.PathLeader, m.forManagers(m.atLeader(handle(m.changeLeader))))
+	mux.HandleFunc("POST "+api.PathEnter, m.forManagers(m.atLeader(handle(m.admitManager))))
+	mux.HandleFunc("POST "+api.PathVote, m.forManagers(m.atLeader(handle(m.vote))))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler: mux, TLSConfig: m.credentials.ServerTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
+		Handler: mux, TLSConfig: m.credentials.FrontDoorTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
 	}
 }
 
 // caller is who has sent a request, as its certificate says.
-type caller struct{ pki.Identity }
+type caller struct {
+	pki.Identity
+	relays bool // the request says that the caller only passes it on
+}
 
-// mayActAs says whether the caller may speak for a node: an agent for its own node only, a manager for all, since it passes on what
-// agents have told it.
+// mayActAs says whether the caller may speak for a node: for its own only, unless it is a manager that passes on what it has been told.
 func (c caller) mayActAs(node cluster.NodeID) error {
-	if c.Role == cluster.RoleManager || c.Node == node {
+	if c.Node == node || c.relays && c.Role == cluster.RoleManager {
 		return nil
 	}
 	return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("node %s may not speak for node %s", c.Node, node)}
 }
 
+// mayRemove says whether the caller may remove a node: a manager any node, a worker itself.
+func (c caller) mayRemove(node cluster.NodeID) error {
+	if c.Role == cluster.RoleManager || c.Node == node {
+		return nil
+	}
+	return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("node %s may not remove node %s", c.Node, node)}
+}
+
 type callerKey struct{}
 
-// forAgents lets every member of the cluster in; TLS has made sure that it is one.
+func bounded(limit int64, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		next(w, r)
+	}
+}
+
+// forAgents lets every node of the cluster in. TLS has made sure that the certificate is the cluster's; that it is still good is looked
+// at with every request, because a connection may last longer.
 func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := pki.PeerIdentity(r.TLS)
@@ -76,9 +99,24 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: err.Error()})
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, api.MaxRequestBytes)
-		next(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id})))
+		if m.machine.View().Cluster.IsRemoved(id.Node) {
+			fail(w, removedNode(id.Node))
+			return
+		}
+		now, cert := m.credentials.Now(), r.TLS.PeerCertificates[0]
+		if !now.Before(pki.RenewAt(cert)) {
+			w.Header().Set("Connection", "close") // the next request makes a new one, with the certificate that is the newest by then
+		}
+		if now.After(cert.NotAfter) {
+			fail(w, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s has expired", id.Node)})
+			return
+		}
+		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id, r.Header.Get(api.RelayedHeader) != ""})))
 	}
+}
+
+func removedNode(id cluster.NodeID) error {
+	return &api.Error{Code: api.CodeRemoved, Node: id, Message: fmt.Sprintf("node %s was removed from the cluster", id)}
 }
 
 // forManagers lets those in who hold a manager's certificate: other managers, and the command line on a manager's machine.
@@ -170,7 +208,7 @@ func (m *Manager) relay(w http.ResponseWriter, r *http.Request, to cluster.NodeI
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(answer.Bytes()) // an error means that the client is gone
 	case errors.As(err, new(*api.Error)):
-		fail(w, err)
+		fail(w, relayed(err, callerOf(r.Context())))
 	case sent:
 		fail(w, &api.Error{Code: api.CodeUncertain, Message: fmt.Sprintf("manager %s has not answered: %v", to, err)})
 	default:
@@ -178,15 +216,34 @@ func (m *Manager) relay(w http.ResponseWriter, r *http.Request, to cluster.NodeI
 	}
 }
 
+// relayed is what a caller is told when another manager has refused its request. That this manager was removed, which has passed it on,
+// is nothing that the caller should take for itself.
+func relayed(err error, c caller) error {
+	var answer *api.Error
+	if errors.As(err, &answer) && answer.Code == api.CodeRemoved && answer.Node != c.Node {
+		return unavailable("%s; ask another manager", answer.Message)
+	}
+	return err
+}
+
+// mayRelay checks what a caller says about itself. Requests that are open to workers are the only ones to be looked at: whoever gets as
+// far as this with another one is a manager.
 func mayRelay(c caller, path string, body []byte) error {
-	if path != api.PathHeartbeat {
-		return nil // only managers get as far as this with anything else
+	var said struct {
+		Node cluster.NodeID `json:"node"`
 	}
-	var h agent.Heartbeat
-	if err := json.Unmarshal(body, &h); err != nil {
-		return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", path, err)}
+	switch path {
+	case api.PathHeartbeat, api.PathRemove:
+		if err := json.Unmarshal(body, &said); err != nil {
+			return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", path, err)}
+		}
+	default:
+		return nil
 	}
-	return c.mayActAs(h.Node)
+	if path == api.PathRemove {
+		return c.mayRemove(said.Node)
+	}
+	return c.mayActAs(said.Node)
 }
 
 // apiOf returns where another manager's API is; "" if that is not known.
@@ -225,7 +282,7 @@ func (m *Manager) register(ctx context.Context, r agent.Registration) (none, err
 	if err := c.mayActAs(r.Node); err != nil {
 		return none{}, err
 	}
-	if c.Node == r.Node && c.Role != r.Role {
+	if c.Role != r.Role {
 		return none{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s says %s, not %s", c.Node, c.Role, r.Role)}
 	}
 	_, err := m.propose(ctx, cluster.RegisterNode{
@@ -245,6 +302,9 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 		return agent.Assignments{}, unavailable("manager %s has only just been elected", m.settings.Node)
 	}
 	state := m.machine.View()
+	if state.Cluster.IsRemoved(h.Node) { // it may have come through another manager
+		return agent.Assignments{}, removedNode(h.Node)
+	}
 	if err := known(state, h.Node, h.Session); err != nil {
 		return agent.Assignments{}, err
 	}
@@ -279,25 +339,18 @@ func known(s *cluster.State, node cluster.NodeID, session string) error {
 }
 
 func (m *Manager) view(ctx context.Context, _ none) (api.View, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if err := m.node.Read(ctx); err != nil {
+	if err := m.read(ctx); err != nil {
 		return api.View{}, err
 	}
-	state := m.machine.View()
-	status := m.node.Status()
-	v := api.View{State: state, Leader: cluster.NodeID(status.Leader), Term: status.Term}
-	for _, s := range status.Configuration.Servers {
-		v.Members = append(v.Members, api.Member{ID: cluster.NodeID(s.ID), Raft: s.Address, API: m.apiOf(cluster.NodeID(s.ID))})
-	}
-	return v, nil
+	state, lead := m.machine.View(), m.node.Leadership()
+	return api.View{State: state, Leader: cluster.NodeID(lead.Leader), Term: lead.Term, Members: m.members()}, nil
 }
 
 func (m *Manager) status(context.Context, none) (api.Status, error) {
 	s := m.node.Status()
 	status := api.Status{
 		Node: m.settings.Node, State: s.State, Failure: s.Failure, Role: s.Role.String(), Term: s.Term, Leader: cluster.NodeID(s.Leader),
-		Commit: s.CommitIndex, Applied: s.AppliedIndex, CanCommit: s.CanCommit, WhyNot: s.WhyNot,
+		Commit: s.CommitIndex, Applied: s.AppliedIndex, CanCommit: s.CanCommit, WhyNot: s.WhyNot, Members: m.members(),
 	}
 	if o := m.office.Load(); o != nil {
 		status.Epoch, status.Problems = o.epoch, m.problems.all()
@@ -313,42 +366,11 @@ func (m *Manager) command(ctx context.Context, raw json.RawMessage) (cluster.Res
 	}
 	switch c.Op.(type) {
 	case cluster.CreateService, cluster.UpdateService, cluster.ScaleService, cluster.StopService, cluster.StartService,
-		cluster.RemoveService, cluster.SetAvailability:
+		cluster.RemoveService, cluster.SetAvailability, cluster.SetToken, cluster.KillTask:
 		return m.propose(ctx, c.Op)
 	default:
 		return cluster.Result{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("%T is not an operation of users", c.Op)}
 	}
-}
-
-// kill kills a task's process on its node, as a crash would.
-func (m *Manager) kill(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("read the request: %v", err)})
-		return
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body)) // to be read again, here or by another manager
-	var k api.KillRequest
-	if err := json.Unmarshal(body, &k); err != nil {
-		fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("read the request: %v", err)})
-		return
-	}
-	task := m.machine.View().Tasks[k.Task]
-	switch {
-	case task == nil:
-		fail(w, &api.Error{Code: string(cluster.NotFound), Message: fmt.Sprintf("no task %q", k.Task)})
-	case task.Node != m.settings.Node:
-		m.relay(w, r, task.Node)
-	default:
-		handle(m.killHere)(w, r)
-	}
-}
-
-func (m *Manager) killHere(ctx context.Context, k api.KillRequest) (none, error) {
-	if err := m.tasks.Kill(ctx, string(k.Task)); err != nil {
-		return none{}, &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf("task %s: %v", k.Task, err)}
-	}
-	return none{}, nil
 }
 
 func (m *Manager) changeLeader(ctx context.Context, c api.ChangeLeaderRequest) (api.ChangeLeaderAnswer, error) {

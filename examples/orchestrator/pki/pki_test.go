@@ -70,6 +70,7 @@ func TestNodesOfOneClusterKnowEachOther(t *testing.T) {
 	ca := newCA(t, "c1")
 	manager, worker := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "w1", cluster.RoleWorker)
 	require.Equal(t, "raft://c1/m1", manager.Identity().URI().String())
+	require.Equal(t, "worker://c1/w1", worker.Identity().URI().String(), "no name of a Raft server")
 	for _, node := range []cluster.NodeID{"", "m1"} {
 		id, err := shake(t, manager.ServerTLS(), worker.ClientTLS(node))
 		require.NoError(t, err)
@@ -87,7 +88,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	manager, worker := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "w1", cluster.RoleWorker)
 	stranger := issue(t, otherCA, "m1", cluster.RoleManager)
 	noCertificate := worker.ClientTLS("")
-	noCertificate.Certificates = nil
+	noCertificate.GetClientCertificate = nil
 	old := worker.ClientTLS("")
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	for name, test := range map[string]struct {
@@ -116,13 +117,13 @@ func TestFilesArePrivateAndReadBack(t *testing.T) {
 	require.NoError(t, issue(t, ca, "m1", cluster.RoleManager).Save(dir))
 	files, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Len(t, files, 4)
+	require.Len(t, files, 3)
 	for _, f := range files {
 		info, err := f.Info()
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode(), f.Name())
 	}
-	loaded, err := pki.Load(dir)
+	loaded, err := pki.Load(dir, nil)
 	require.NoError(t, err)
 	require.Equal(t, cluster.NodeID("m1"), loaded.Identity().Node)
 	require.WithinDuration(t, time.Now().Add(pki.NodeLifetime), loaded.ExpiresAt(), time.Minute)
