@@ -36,6 +36,7 @@ type fixture struct {
 	member  api.Member
 	manager *manager.Manager
 	stop    func()
+	clock   func() time.Time // for certificates; nil: the real one
 }
 
 func found(t *testing.T) *fixture {
@@ -61,7 +62,7 @@ func freeAddress(t *testing.T) string {
 
 func (f *fixture) run() {
 	f.t.Helper()
-	m, err := manager.Open(f.dir, manager.Options{})
+	m, err := manager.Open(f.dir, manager.Options{Now: f.clock, RenewInterval: renewInterval})
 	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -91,11 +92,23 @@ func within(t *testing.T) context.Context {
 
 func (f *fixture) client(node cluster.NodeID, role cluster.Role) *api.Client {
 	f.t.Helper()
-	credentials, err := f.ca.Issue(node, role)
-	require.NoError(f.t, err)
-	c := api.NewClient(credentials, f.member.API)
+	c := api.NewClient(f.credentials(node, role), f.member.API)
 	f.t.Cleanup(c.Close)
 	return c
+}
+
+func (f *fixture) credentials(node cluster.NodeID, role cluster.Role) *pki.Credentials {
+	f.t.Helper()
+	credentials, err := f.ca.Issue(node, role)
+	require.NoError(f.t, err)
+	return credentials
+}
+
+func readError(t *testing.T, response *http.Response) (answer api.Error) {
+	t.Helper()
+	require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
+	require.NotEmpty(t, answer.Code)
+	return answer
 }
 
 func registration(node cluster.NodeID, session string) agent.Registration {
@@ -282,9 +295,7 @@ func TestRequestsAreBounded(t *testing.T) {
 			response := post(path, bytes.NewReader([]byte(body)))
 			require.GreaterOrEqual(t, response.StatusCode, 400, "%s %q", path, body)
 			require.Less(t, response.StatusCode, 500, "%s %q", path, body)
-			var answer api.Error
-			require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
-			require.NotEmpty(t, answer.Code)
+			readError(t, response)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/steadyraft/raft"
@@ -208,7 +209,41 @@ func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
 		}
 		return unavailable("manager %s led, and has handed over; ask the new leader", server.ID)
 	}
+	if err := m.awaitQuorumWithout(ctx, server.ID); err != nil {
+		return err
+	}
 	return m.change(ctx, raft.Change{Demote: []raft.NodeID{server.ID}}, false, func(c *raft.Configuration) bool { return !c.IsVoter(server.ID) })
+}
+
+// awaitQuorumWithout makes sure that more than half of the voters answer that would be left without one of them. The library looks at
+// this too, but to a leader that has only just been elected, for instance because the one to be demoted has handed over, all of them
+// seem to be well for an election timeout. Here only those count that have acknowledged something to this leader.
+func (m *Manager) awaitQuorumWithout(ctx context.Context, without raft.NodeID) error {
+	deadline := time.Now().Add(2 * electionTimeout)
+	for {
+		s := m.node.Status()
+		left, answer := 0, 0
+		for _, id := range s.Configuration.Voters() {
+			if id == without {
+				continue
+			}
+			left++
+			answers := func(p raft.PeerStatus) bool { return p.ID == id && p.MatchIndex > 0 && p.LastHeard < electionTimeout }
+			if id == s.ID || slices.ContainsFunc(s.Peers, answers) {
+				answer++
+			}
+		}
+		switch {
+		case answer > left/2:
+			return nil
+		case time.Now().After(deadline):
+			return &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf(
+				"only %d of the %d managers with a vote that would be left answers: without %s the cluster could decide nothing; start the others first, or remove those that are gone",
+				answer, left, without)}
+		case !pause(ctx, changeRetry):
+			return unavailable("manager %s waits for the other managers to answer", m.settings.Node)
+		}
+	}
 }
 
 // remove removes a node for ever. It runs on the leader. A manager leaves the configuration before the state says that it is gone, so
