@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -317,6 +318,37 @@ func TestRemovedNodeStopsItsTasksAndEnds(t *testing.T) {
 		again, err := agent.New(options(t, m, rt))
 		require.NoError(t, err)
 		require.ErrorIs(t, again.Run(context.Background()), agent.ErrRemoved)
+	})
+}
+
+// Tasks that are not wanted any more, and are on their way out when the agent ends, are not left behind.
+func TestTasksOnTheirWayOutAreStoppedWithTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newFakeRuntime(forever)
+		m := newManagers()
+		var tasks []*cluster.Task
+		for i := range 20 {
+			task := newTask(cluster.TaskID(fmt.Sprintf("t%d", i)), cluster.RestartAlways)
+			task.Spec.Ports = []cluster.Port{{Published: 80, Target: 80}} // so that it leaves the proxies before it is stopped
+			tasks = append(tasks, task)
+		}
+		m.tell(at(1, 1), tasks...)
+		opts := options(t, m, rt)
+		opts.DrainDelay = time.Hour
+		a, err := agent.New(opts)
+		require.NoError(t, err)
+		result := make(chan error, 1)
+		go func() { result <- a.Run(context.Background()) }()
+		time.Sleep(3 * time.Second)
+		m.tell(at(1, 2))
+		time.Sleep(3 * time.Second)
+		m.update(func() { m.failure = agent.ErrRemoved })
+		require.ErrorIs(t, <-result, agent.ErrRemoved)
+		for _, task := range tasks {
+			i, err := rt.get(string(task.ID))
+			require.NoError(t, err)
+			require.False(t, i.Running, task.ID)
+		}
 	})
 }
 

@@ -117,6 +117,9 @@ func (t *task) grace() time.Duration {
 // run is the task's goroutine. It ends when the agent does, or when the task is over and forgotten.
 func (t *task) run(ctx context.Context, from *adopted) {
 	t.live(ctx, from)
+	if ctx.Err() != nil {
+		return // perhaps it still runs: then the agent has to know of it, which may want to stop it before it ends
+	}
 	select {
 	case <-ctx.Done():
 	case <-t.forgetting:
