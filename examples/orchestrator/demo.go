@@ -33,7 +33,7 @@ var demoFile []byte
 const (
 	demoTimeout = 55 * time.Second // of the whole demo, without the cleaning up
 	stepTimeout = 20 * time.Second
-	firstPort   = 8080                 // to publish, if it is free
+	firstPort   = 8080                 // to publish, if it is free; the managers' own follow
 	quickLook   = 5 * time.Millisecond // how often it looks where a time is measured
 	pauseToRead = 1500 * time.Millisecond
 )
@@ -221,8 +221,8 @@ func (d *demo) awaitReady(ctx context.Context) error {
 	})
 }
 
-// choosePorts finds ports that are free now: two for each manager, and one that all of them can publish, which is the first or little
-// more.
+// choosePorts finds ports that are free now, from first on: one that all nodes can publish, and two for each manager. They are not left to
+// the system, which would choose from those that it also gives to outgoing connections: one of them could be taken before it is used.
 func choosePorts(hosts []string, first int) (members []api.Member, published int, err error) {
 	var held []net.Listener
 	defer func() {
@@ -230,36 +230,43 @@ func choosePorts(hosts []string, first int) (members []api.Member, published int
 			_ = l.Close()
 		}
 	}()
-	listen := func(host string, port int) (string, error) {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-		if err != nil {
-			return "", err
-		}
-		held = append(held, l)
-		return l.Addr().String(), nil
-	}
-	for i, host := range hosts {
-		apiAddress, errAPI := listen(host, 0)
-		raftAddress, errRaft := listen(host, 0)
-		if err := errors.Join(errAPI, errRaft); err != nil {
-			return nil, 0, fmt.Errorf("%w; on a system that has only 127.0.0.1 use demo --one-address", err)
-		}
-		members = append(members, api.Member{ID: cluster.NodeID(fmt.Sprintf("m%d", i+1)), API: apiAddress, Raft: raftAddress})
-	}
-	distinct := slices.Compact(slices.Clone(hosts))
-	for port := first; port < first+1000; port++ {
-		free := true
-		for _, host := range distinct {
-			if _, err := listen(host, port); err != nil {
-				free = false
-				break
+	next := first
+	take := func(hosts ...string) (port int, err error) {
+		for ; next < first+1000; next++ {
+			var listening []net.Listener
+			for _, host := range hosts {
+				var l net.Listener
+				if l, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(next))); err != nil {
+					break
+				}
+				listening = append(listening, l)
+			}
+			held = append(held, listening...)
+			if len(listening) == len(hosts) {
+				next++
+				return next - 1, nil
+			}
+			if errors.Is(err, syscall.EADDRNOTAVAIL) {
+				return 0, fmt.Errorf("%w; on a system that has only 127.0.0.1 use demo --one-address", err)
 			}
 		}
-		if free {
-			return members, port, nil
-		}
+		return 0, fmt.Errorf("no port from %d on is free: %w", first, err)
 	}
-	return nil, 0, fmt.Errorf("no port from %d to %d is free to be published", first, first+999)
+	if published, err = take(slices.Compact(slices.Clone(hosts))...); err != nil {
+		return nil, 0, err
+	}
+	for i, host := range hosts {
+		apiPort, errAPI := take(host)
+		raftPort, errRaft := take(host)
+		if err := errors.Join(errAPI, errRaft); err != nil {
+			return nil, 0, err
+		}
+		members = append(members, api.Member{
+			ID:  cluster.NodeID(fmt.Sprintf("m%d", i+1)),
+			API: net.JoinHostPort(host, strconv.Itoa(apiPort)), Raft: net.JoinHostPort(host, strconv.Itoa(raftPort)),
+		})
+	}
+	return members, published, nil
 }
 
 // launch starts a node's process: with `up`, or with the command given.

@@ -221,7 +221,7 @@ func TestDemo(t *testing.T) {
 	code := run(t.Context(), []string{"demo", "--one-address"}, strings.NewReader(""), &out, &errOut)
 	require.Zero(t, code, "%s\n%s", out.String(), errOut.String())
 	for _, text := range []string{
-		"is elected in term", "3/3 run,", "leads term", "is marked down", "3/3 run again", "is a ready node again",
+		"leads in term", "m3 joins as a manager", "3/3 run,", "leads term", "is marked down", "3/3 run again", "is a ready node again",
 		"its node has started it again", "has handed over", "Summary", "0 failed",
 	} {
 		require.Contains(t, out.String(), text)

@@ -62,7 +62,7 @@ func machines(t *testing.T, hosts ...string) (d *demo) {
 	t.Helper()
 	d = &demo{screen: newScreen(&bytes.Buffer{}), dir: t.TempDir(), program: os.Args[0], managers: map[cluster.NodeID]*demoManager{}}
 	var err error
-	d.members, d.port, err = choosePorts(hosts, 10_000+os.Getpid()%400*50+10*int(clusters.Add(1)))
+	d.members, d.port, err = choosePorts(hosts, 10_000+os.Getpid()%200*100+20*int(clusters.Add(1)))
 	require.NoError(t, err)
 	for i, member := range d.members {
 		d.managers[member.ID] = &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID)), ended: make(chan struct{})}
