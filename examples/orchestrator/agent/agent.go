@@ -148,6 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.sayGoodbye()
 	}
 	a.proxy.Close()
+	a.pool.close()
 	if removed || errors.Is(cause, ErrSuperseded) {
 		err = errors.Join(err, fmt.Errorf("node %s: %w", a.opts.Node, cause))
 	}

@@ -57,7 +57,8 @@ var (
 )
 
 // Managers is how an agent talks to one manager. Whether that manager answers from its own state or asks the leader is its own affair:
-// the fence in the answer tells the agent what to think of it. All methods may be called from several goroutines.
+// the fence in the answer tells the agent what to think of it. All methods may be called from several goroutines. If it has a method Close(),
+// that is called when the agent does not need it any more.
 type Managers interface {
 	// Register commits the registration before it returns.
 	Register(ctx context.Context, r Registration) error
@@ -95,6 +96,7 @@ func (p *pool) setAddresses(addresses []string) {
 		if slices.Contains(addresses, a) {
 			kept = append(kept, a)
 		} else {
+			closeClient(p.clients[a])
 			delete(p.clients, a)
 		}
 	}
@@ -136,6 +138,21 @@ func (p *pool) each(ctx context.Context, timeout time.Duration, f func(context.C
 		err = fmt.Errorf("manager %s: %w", address, err)
 	}
 	return err
+}
+
+// close ends the connections of all clients. Without it a manager that is stopped would wait for them.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, client := range p.clients { // order-free
+		closeClient(client)
+	}
+}
+
+func closeClient(m Managers) {
+	if c, ok := m.(interface{ Close() }); ok {
+		c.Close()
+	}
 }
 
 func (p *pool) known() []string {

@@ -108,40 +108,34 @@ func (c *Client) Do(ctx context.Context, op cluster.Op) (r cluster.Result, err e
 	return r, err
 }
 
-// Join asks the cluster of a token for a certificate, at any of the addresses, until ctx ends. It may be repeated with the same
-// signing request: who has been let in already gets another certificate.
+// Join asks the cluster of a token for a certificate, at any of the addresses, until ctx ends.
 func Join(ctx context.Context, token pki.Token, r JoinRequest, addresses ...string) (a JoinAnswer, err error) {
 	c := newClient(token.ClientTLS(), addresses)
 	defer c.Close()
 	r.Secret = token.Secret
-	for {
-		err = c.retry(ctx, http.MethodPost, PathJoin, r, &a)
-		var answer *Error
-		if ctx.Err() != nil || !errors.As(err, &answer) || answer.Code != CodeUncertain {
-			return a, err
-		}
-	}
+	err = c.repeat(ctx, PathJoin, r, &a)
+	return a, err
 }
 
 // Enter asks the leader to make a new manager a member with a vote.
 func (c *Client) Enter(ctx context.Context, r EnterRequest) error {
-	return c.retry(ctx, http.MethodPost, PathEnter, r, nil)
+	return c.repeat(ctx, PathEnter, r, nil)
 }
 
-// Renew asks for another certificate of the node itself, at any manager, until ctx ends.
+// Renew asks for another certificate of the node itself.
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (a RenewAnswer, err error) {
-	err = c.retry(ctx, http.MethodPost, PathRenew, r, &a)
+	err = c.repeat(ctx, PathRenew, r, &a)
 	return a, err
 }
 
 // Remove removes a node for ever.
 func (c *Client) Remove(ctx context.Context, r RemoveRequest) error {
-	return c.retry(ctx, http.MethodPost, PathRemove, r, nil)
+	return c.repeat(ctx, PathRemove, r, nil)
 }
 
 // Vote gives a manager a vote, or takes it away.
 func (c *Client) Vote(ctx context.Context, r VoteRequest) error {
-	return c.retry(ctx, http.MethodPost, PathVote, r, nil)
+	return c.repeat(ctx, PathVote, r, nil)
 }
 
 // ChangeLeader hands leadership over to a manager, or to the most up-to-date one if target is empty.
@@ -178,6 +172,22 @@ func (c *Client) retry(ctx context.Context, method, path string, in, out any) er
 		select {
 		case <-ctx.Done():
 			return &Error{Code: CodeUnavailable, Message: fmt.Sprintf("no manager can do this now:\n%v", errors.Join(failures...))}
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// repeat is retry for requests that mean the same when they come twice: also an uncertain outcome is followed by another attempt.
+func (c *Client) repeat(ctx context.Context, path string, in, out any) error {
+	for {
+		err := c.retry(ctx, http.MethodPost, path, in, out)
+		var answer *Error
+		if !errors.As(err, &answer) || answer.Code != CodeUncertain {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
 		case <-time.After(retryPause):
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -75,12 +76,12 @@ func (n *joined) start(role cluster.Role) {
 	var run func(context.Context) error
 	if role == cluster.RoleManager {
 		var err error
-		n.running, err = manager.Open(n.dir, manager.Options{Now: n.clock, RenewInterval: renewInterval})
+		n.running, err = manager.Open(n.dir, manager.Options{Now: n.clock, RenewInterval: renewInterval, Logger: testLogger(n.t)})
 		require.NoError(n.t, err)
 		run = n.running.Run
 	} else {
 		run = func(ctx context.Context) error {
-			return worker.Run(ctx, n.dir, worker.Options{Now: n.clock, RenewInterval: renewInterval})
+			return worker.Run(ctx, n.dir, worker.Options{Now: n.clock, RenewInterval: renewInterval, Logger: testLogger(n.t)})
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -92,10 +93,14 @@ func (n *joined) start(role cluster.Role) {
 	n.stop, n.ended = cancel, ended
 	n.t.Cleanup(func() {
 		cancel()
-		for range ended { // until it is closed
+		for err := range ended { // until it is closed
+			n.t.Logf("node %s ended: %v", n.id, err)
 		}
 	})
 }
+
+// testLogger writes to the test's log, which is shown when it fails.
+func testLogger(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
 const renewInterval = 20 * time.Millisecond
 
@@ -110,6 +115,19 @@ func (f *fixture) await(what string, good func(api.View) bool, more ...string) (
 		return err == nil && good(v)
 	}, patience, 10*time.Millisecond, what)
 	return last
+}
+
+// lead makes a manager the leader.
+func (f *fixture) lead(id cluster.NodeID) {
+	f.t.Helper()
+	client := f.client("m1", cluster.RoleManager)
+	f.await(string(id)+" leads", func(v api.View) bool {
+		if v.Leader != "" && v.Leader != id {
+			_, err := client.ChangeLeader(within(f.t), id)
+			f.t.Log("change the leader", err) // it may have changed by itself meanwhile
+		}
+		return v.Leader == id
+	})
 }
 
 func ready(v api.View, ids ...cluster.NodeID) bool {
@@ -248,6 +266,9 @@ func TestManagersJoinAndLeave(t *testing.T) {
 	m2 := f.join("m2", token)
 	v := f.await("the second manager", func(v api.View) bool { return ready(v, "m2") && len(voters(v)) == 2 })
 	require.Equal(t, []cluster.NodeID{"m1", "m2"}, voters(v))
+
+	// The third one asks a manager that does not lead, which passes its wishes on.
+	f.lead("m2")
 	m3 := f.join("m3", token)
 	f.await("the third manager", func(v api.View) bool { return ready(v, "m3") && len(voters(v)) == 3 })
 
@@ -263,10 +284,7 @@ func TestManagersJoinAndLeave(t *testing.T) {
 	f.await("three votes", func(v api.View) bool { return len(voters(v)) == 3 })
 
 	// With m3 stopped, m1 and m2 are needed both: also right after m2 has given its office away, when m1 has heard nobody yet.
-	if v := f.await("a leader", func(v api.View) bool { return v.Leader != "" }); v.Leader != "m2" {
-		_, err := client.ChangeLeader(within(t), "m2")
-		require.NoError(t, err)
-	}
+	f.lead("m2")
 	m3.stop()
 	require.NoError(t, <-m3.ended)
 	require.Eventually(t, func() bool { // whoever leads knows that m3 is silent
@@ -300,12 +318,8 @@ func TestLeaderIsMovedOffAndRemoved(t *testing.T) {
 	f.await("three managers", func(v api.View) bool { return ready(v, "m1", "m2", "m3") && len(voters(v)) == 3 })
 	client := api.NewClient(m2.credentials(), m2.member.API, m3.member.API)
 	defer client.Close()
-	if v := f.await("a leader", func(v api.View) bool { return v.Leader != "" }); v.Leader != "m2" {
-		_, err := client.ChangeLeader(within(t), "m2")
-		require.NoError(t, err)
-	}
+	f.lead("m2")
 	others := []string{m3.member.API}
-	f.await("m2 leads", func(v api.View) bool { return v.Leader == "m2" }, others...)
 	require.NoError(t, client.Remove(within(t), api.RemoveRequest{Node: "m2"}))
 	require.ErrorIs(t, <-m2.ended, agent.ErrRemoved)
 	v := f.await("m2 is gone", func(v api.View) bool { return v.State.Nodes["m2"] == nil }, others...)
@@ -324,6 +338,21 @@ func TestLeaderIsMovedOffAndRemoved(t *testing.T) {
 	m2.start(cluster.RoleManager)
 	require.ErrorIs(t, <-m2.ended, agent.ErrRemoved)
 	f.await("the others have not noticed", func(v api.View) bool { return len(v.Members) == 2 && ready(v, "m1", "m3") }, others...)
+
+	// Without a quorum m1 may not know who was removed, so it signs and changes nothing. It still says how it is.
+	m3.stop()
+	require.NoError(t, <-m3.ended)
+	worker := f.client("w1", cluster.RoleWorker)
+	request, _, err := pki.NewRequest()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return !f.manager.Node().Status().CanCommit }, patience, 10*time.Millisecond)
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = worker.Renew(short, api.RenewRequest{Request: request})
+	require.Error(t, err)
+	status, err := f.client("m1", cluster.RoleManager).Status(within(t))
+	require.NoError(t, err)
+	require.False(t, status.CanCommit)
 }
 
 func (n *joined) credentials() *pki.Credentials {

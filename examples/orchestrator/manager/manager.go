@@ -94,7 +94,7 @@ func Open(dir string, opts Options) (_ *Manager, err error) {
 		m.ca.Lifetime = opts.CertificateLifetime
 	}
 	m.ca.Now = m.credentials.Now
-	m.credentials.Refuse(m.refuse)
+	m.credentials.Refuse(func(id pki.Identity) error { return m.notRemoved(id.Node) })
 	if m.self, err = m.settings.self(); err != nil {
 		return nil, err
 	}

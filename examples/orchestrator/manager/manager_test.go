@@ -73,7 +73,7 @@ var ports atomic.Int32
 
 func (f *fixture) run() {
 	f.t.Helper()
-	m, err := manager.Open(f.dir, manager.Options{Now: f.clock, RenewInterval: renewInterval})
+	m, err := manager.Open(f.dir, manager.Options{Now: f.clock, RenewInterval: renewInterval, Logger: testLogger(f.t)})
 	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -16,14 +16,6 @@ import (
 // changeRetry is how soon a membership change is tried again that has to wait for another one, or for a new manager's log.
 const changeRetry = 10 * time.Millisecond
 
-// refuse turns away removed nodes wherever certificates are checked.
-func (m *Manager) refuse(id pki.Identity) error {
-	if m.machine.View().Cluster.IsRemoved(id.Node) {
-		return fmt.Errorf("node %s was removed from the cluster", id.Node)
-	}
-	return nil
-}
-
 // join lets a node in that shows the secret of a token, and signs its certificate. The secret is compared twice: here, so that a
 // stranger's guess costs the cluster no log entry, and by the state machine, so that a token is worth nothing once its rotation is
 // acknowledged.
@@ -36,7 +28,9 @@ func (m *Manager) join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, 
 	if err != nil {
 		return api.JoinAnswer{}, invalid(err)
 	}
-	if err := m.read(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := m.node.Read(ctx); err != nil { // the token may have been made a moment ago
 		return api.JoinAnswer{}, err
 	}
 	op := cluster.AdmitNode{Node: r.Node, SecretHash: pki.SecretHash(r.Secret), Key: key}
@@ -65,13 +59,6 @@ func (m *Manager) renew(ctx context.Context, r api.RenewRequest) (api.RenewAnswe
 		err = &api.Error{Code: string(cluster.Invalid), Message: err.Error()}
 	}
 	return api.RenewAnswer{Certificate: certificate}, err
-}
-
-// read makes this manager's state at least as new as every change acknowledged before.
-func (m *Manager) read(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return m.node.Read(ctx)
 }
 
 // members returns the managers, as far as this one knows.
@@ -108,7 +95,7 @@ func (m *Manager) enter(ctx context.Context) error {
 			return settings.save(m.dir)
 		case ctx.Err() != nil:
 			return nil
-		case errors.As(err, &answer) && answer.Code != api.CodeUnavailable && answer.Code != api.CodeUncertain:
+		case errors.As(err, &answer) && answer.Code != api.CodeUnavailable:
 			return fmt.Errorf("become a member of the cluster: %w", err)
 		}
 		m.log.Warn("not a member yet; trying again", "error", err)
@@ -118,8 +105,8 @@ func (m *Manager) enter(ctx context.Context) error {
 // admitManager adds a manager to the members, first without a vote, and gives it one when it has the log (dissertation §4.2.1). It runs
 // on the leader, and may be asked for again after it was broken off.
 func (m *Manager) admitManager(ctx context.Context, r api.EnterRequest) (none, error) {
-	if c := callerOf(ctx); c.Node != r.Member.ID {
-		return none{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("manager %s may not ask for manager %s", c.Node, r.Member.ID)}
+	if err := callerOf(ctx).mayActAs(r.Member.ID); err != nil {
+		return none{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

@@ -38,18 +38,18 @@ const (
 // manager hangs.
 func (m *Manager) newServer() *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(handle(m.register)))
+	mux.HandleFunc("POST "+api.PathJoin, bounded(maxJoinBytes, handle(m.join)))
+	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(m.upToDate(handle(m.register))))
 	mux.HandleFunc("POST "+api.PathHeartbeat, m.forAgents(m.atLeader(handle(m.heartbeat))))
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
-	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(handle(m.renew)))
-	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.atLeader(handle(m.remove))))
-	mux.HandleFunc("POST "+api.PathJoin, bounded(maxJoinBytes, handle(m.join)))
-	mux.HandleFunc("GET "+api.PathState, m.forManagers(handle(m.view)))
+	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(m.upToDate(handle(m.renew))))
+	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.upToDate(m.atLeader(handle(m.remove)))))
 	mux.HandleFunc("GET "+api.PathStatus, m.forManagers(handle(m.status)))
-	mux.HandleFunc("POST "+api.PathCommand, m.forManagers(handle(m.command)))
-	mux.HandleFunc("POST "+api.PathLeader, m.forManagers(m.atLeader(handle(m.changeLeader))))
-	mux.HandleFunc("POST "+api.PathEnter, m.forManagers(m.atLeader(handle(m.admitManager))))
-	mux.HandleFunc("POST "+api.PathVote, m.forManagers(m.atLeader(handle(m.vote))))
+	mux.HandleFunc("GET "+api.PathState, m.forManagers(m.upToDate(handle(m.view))))
+	mux.HandleFunc("POST "+api.PathCommand, m.forManagers(m.upToDate(handle(m.command))))
+	mux.HandleFunc("POST "+api.PathLeader, m.forManagers(m.upToDate(m.atLeader(handle(m.changeLeader)))))
+	mux.HandleFunc("POST "+api.PathEnter, m.forManagers(m.upToDate(m.atLeader(handle(m.admitManager)))))
+	mux.HandleFunc("POST "+api.PathVote, m.forManagers(m.upToDate(m.atLeader(handle(m.vote)))))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
@@ -99,8 +99,8 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: err.Error()})
 			return
 		}
-		if m.machine.View().Cluster.IsRemoved(id.Node) {
-			fail(w, removedNode(id.Node))
+		if err := m.notRemoved(id.Node); err != nil {
+			fail(w, err)
 			return
 		}
 		now, cert := m.credentials.Now(), r.TLS.PeerCertificates[0]
@@ -113,6 +113,38 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 		}
 		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id, r.Header.Get(api.RelayedHeader) != ""})))
 	}
+}
+
+// upToDate serves a request from a state that is at least as new as every change acknowledged before it came, and looks again whether the
+// caller was removed: a manager that lags behind, or is cut off, would let in who is gone already.
+func (m *Manager) upToDate(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body) // first, because until then the server does not notice that a client has given up
+		if err != nil {
+			fail(w, unreadable(r, err))
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		err = m.node.Read(ctx)
+		cancel()
+		if err == nil {
+			err = m.notRemoved(callerOf(r.Context()).Node)
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// notRemoved is an error if a node was removed, as far as this manager knows.
+func (m *Manager) notRemoved(id cluster.NodeID) error {
+	if m.machine.View().Cluster.IsRemoved(id) {
+		return removedNode(id)
+	}
+	return nil
 }
 
 func removedNode(id cluster.NodeID) error {
@@ -138,7 +170,7 @@ func handle[Request, Answer any](f func(context.Context, Request) (Answer, error
 		var request Request
 		if r.Method != http.MethodGet {
 			if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
-				fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", r.URL.Path, err)})
+				fail(w, unreadable(r, err))
 				return
 			}
 		}
@@ -150,6 +182,10 @@ func handle[Request, Answer any](f func(context.Context, Request) (Answer, error
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(answer) // an error means that the client is gone
 	}
+}
+
+func unreadable(r *http.Request, err error) error {
+	return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", r.URL.Path, err)}
 }
 
 func fail(w http.ResponseWriter, err error) {
@@ -187,10 +223,9 @@ func (m *Manager) relay(w http.ResponseWriter, r *http.Request, to cluster.NodeI
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("read the request: %v", err)})
+		fail(w, unreadable(r, err))
 		return
 	}
-	// The other manager sees our certificate, not the caller's: what the caller may say has to be checked here.
 	if err := mayRelay(callerOf(r.Context()), r.URL.Path, body); err != nil {
 		fail(w, err)
 		return
@@ -226,24 +261,29 @@ func relayed(err error, c caller) error {
 	return err
 }
 
-// mayRelay checks what a caller says about itself. Requests that are open to workers are the only ones to be looked at: whoever gets as
-// far as this with another one is a manager.
+// mayRelay checks what a caller says about itself, in the requests that are passed on and depend on it. The other manager sees who has
+// passed them on.
 func mayRelay(c caller, path string, body []byte) error {
 	var said struct {
-		Node cluster.NodeID `json:"node"`
+		Node   cluster.NodeID `json:"node"`   // agent.Heartbeat, api.RemoveRequest
+		Member api.Member     `json:"member"` // api.EnterRequest
 	}
 	switch path {
-	case api.PathHeartbeat, api.PathRemove:
+	case api.PathHeartbeat, api.PathRemove, api.PathEnter:
 		if err := json.Unmarshal(body, &said); err != nil {
 			return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", path, err)}
 		}
-	default:
-		return nil
 	}
-	if path == api.PathRemove {
+	switch path {
+	case api.PathHeartbeat:
+		return c.mayActAs(said.Node)
+	case api.PathRemove:
 		return c.mayRemove(said.Node)
+	case api.PathEnter:
+		return c.mayActAs(said.Member.ID)
+	default:
+		return nil // it is for managers, whoever they are, and only managers have got as far as this
 	}
-	return c.mayActAs(said.Node)
 }
 
 // apiOf returns where another manager's API is; "" if that is not known.
@@ -302,8 +342,8 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 		return agent.Assignments{}, unavailable("manager %s has only just been elected", m.settings.Node)
 	}
 	state := m.machine.View()
-	if state.Cluster.IsRemoved(h.Node) { // it may have come through another manager
-		return agent.Assignments{}, removedNode(h.Node)
+	if err := m.notRemoved(h.Node); err != nil { // it may have come through another manager, which the certificate names
+		return agent.Assignments{}, err
 	}
 	if err := known(state, h.Node, h.Session); err != nil {
 		return agent.Assignments{}, err
@@ -338,10 +378,7 @@ func known(s *cluster.State, node cluster.NodeID, session string) error {
 	return nil
 }
 
-func (m *Manager) view(ctx context.Context, _ none) (api.View, error) {
-	if err := m.read(ctx); err != nil {
-		return api.View{}, err
-	}
+func (m *Manager) view(context.Context, none) (api.View, error) {
 	state, lead := m.machine.View(), m.node.Leadership()
 	return api.View{State: state, Leader: cluster.NodeID(lead.Leader), Term: lead.Term, Members: m.members()}, nil
 }
