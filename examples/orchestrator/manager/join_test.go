@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -490,4 +491,40 @@ func TestCertificatesAreRenewedWithoutARestart(t *testing.T) {
 		require.NoError(t, err, "it must not have ended")
 	default:
 	}
+}
+
+// A connection may last for ever; the certificate that it was made with does not.
+func TestConnectionDoesNotOutliveItsCertificate(t *testing.T) {
+	var clock atomic.Int64
+	start := time.Now()
+	f := found(t)
+	f.clock = func() time.Time { return start.Add(time.Duration(clock.Load())) }
+	f.ca.Now = f.clock
+	f.run()
+	transport := &http.Transport{TLSClientConfig: f.credentials("w1", cluster.RoleWorker).ClientTLS("")}
+	defer transport.CloseIdleConnections()
+	ask := func() (*http.Response, bool) {
+		reused := false
+		ctx := httptrace.WithClientTrace(within(t), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+		body := strings.NewReader(`{"node":"w1","session":"a","role":"worker"}`)
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+f.member.API+api.PathRegister, body)
+		require.NoError(t, err)
+		response, err := transport.RoundTrip(request)
+		require.NoError(t, err)
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			requireCode(t, api.CodeForbidden, readError(t, response))
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		require.NoError(t, err)
+		return response, reused
+	}
+	response, _ := ask()
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.False(t, response.Close)
+	clock.Store(int64(pki.NodeLifetime + time.Minute))
+	response, reused := ask()
+	require.True(t, reused, "the connection from before")
+	require.Equal(t, http.StatusForbidden, response.StatusCode)
+	require.True(t, response.Close, "the next request shows a new certificate, if there is one")
 }

@@ -115,9 +115,10 @@ func (f *fixture) credentials(node cluster.NodeID, role cluster.Role) *pki.Crede
 	return credentials
 }
 
-func readError(t *testing.T, response *http.Response) (answer api.Error) {
+func readError(t *testing.T, response *http.Response) *api.Error {
 	t.Helper()
-	require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
+	answer := &api.Error{}
+	require.NoError(t, json.NewDecoder(response.Body).Decode(answer))
 	require.NotEmpty(t, answer.Code)
 	return answer
 }

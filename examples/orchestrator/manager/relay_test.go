@@ -8,6 +8,7 @@ import (
 
 	"github.com/steadyraft/raft/examples/orchestrator/agent"
 	"github.com/steadyraft/raft/examples/orchestrator/api"
+	"github.com/steadyraft/raft/examples/orchestrator/cluster"
 	"github.com/steadyraft/raft/examples/orchestrator/pki"
 )
 
@@ -21,4 +22,33 @@ func TestRemovalOfTheManagerInBetweenIsNotTheNodes(t *testing.T) {
 	require.Equal(t, api.CodeUnavailable, api.ErrorOf(err).Code, "another manager is asked")
 	other := errors.New("other")
 	require.Equal(t, other, relayed(other, worker))
+}
+
+// Who passes a request on answers for what it says: the leader sees only the certificate of the manager in between.
+func TestWhatIsPassedOnIsCheckedBefore(t *testing.T) {
+	as := func(node cluster.NodeID, role cluster.Role, relays bool) caller {
+		return caller{Identity: pki.Identity{Node: node, Role: role}, relays: relays}
+	}
+	worker, boss := as("w1", cluster.RoleWorker, false), as("m1", cluster.RoleManager, false)
+	for _, test := range []struct {
+		caller     caller
+		path, body string
+		allowed    bool
+	}{
+		{worker, api.PathHeartbeat, `{"node":"w1"}`, true},
+		{worker, api.PathHeartbeat, `{"node":"w2"}`, false},
+		{boss, api.PathHeartbeat, `{"node":"w1"}`, false},
+		{as("m1", cluster.RoleManager, true), api.PathHeartbeat, `{"node":"w1"}`, true},
+		{as("w1", cluster.RoleWorker, true), api.PathHeartbeat, `{"node":"w2"}`, false}, // anybody can say that he passes something on
+		{worker, api.PathRemove, `{"node":"w1"}`, true},
+		{worker, api.PathRemove, `{"node":"w2"}`, false},
+		{boss, api.PathRemove, `{"node":"w2"}`, true},
+		{boss, api.PathEnter, `{"member":{"id":"m1"}}`, true},
+		{boss, api.PathEnter, `{"member":{"id":"m2"}}`, false},
+		{boss, api.PathEnter, `nonsense`, false},
+		{boss, api.PathVote, `{"node":"m2"}`, true},
+	} {
+		err := mayRelay(test.caller, test.path, []byte(test.body))
+		require.Equal(t, test.allowed, err == nil, "%+v %s %s: %v", test.caller, test.path, test.body, err)
+	}
 }
