@@ -180,7 +180,8 @@ func (m *Manager) managerNamed(id cluster.NodeID) (raft.Server, error) {
 	}
 }
 
-// takeVote demotes a manager. The leader gives its office away first, and then the next leader has to be asked.
+// takeVote demotes a manager. A leader that demotes itself hands its office over when that is committed, as the library sees to; what is
+// left to do is then for the next leader, whom the client asks.
 func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
 	if server.Suffrage != raft.Voter {
 		return nil
@@ -190,12 +191,6 @@ func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
 		return &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf(
 			"manager %s is the only one with a vote: without it the cluster could decide nothing; promote another one first", server.ID)}
 	}
-	if server.ID == raft.NodeID(m.settings.Node) {
-		if err := m.node.ChangeLeader(ctx, ""); err != nil {
-			return err
-		}
-		return unavailable("manager %s led, and has handed over; ask the new leader", server.ID)
-	}
 	if err := m.awaitQuorumWithout(ctx, server.ID); err != nil {
 		return err
 	}
@@ -203,8 +198,8 @@ func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
 }
 
 // awaitQuorumWithout makes sure that more than half of the voters answer that would be left without one of them. The library looks at
-// this too, but to a leader that has only just been elected, for instance because the one to be demoted has handed over, all of them
-// seem to be well for an election timeout. Here only those count that have acknowledged something to this leader.
+// this too, but to a leader that has only just been elected all of them seem to be well for an election timeout. Here only those count
+// that have acknowledged something to this leader.
 func (m *Manager) awaitQuorumWithout(ctx context.Context, without raft.NodeID) error {
 	deadline := time.Now().Add(2 * electionTimeout)
 	for {
