@@ -25,8 +25,12 @@ func nodeCommands() []command {
 	return []command{
 		{name: "node ls", summary: "List the nodes", lists: true, run: (*cli).nodeList},
 		{name: "node inspect", args: "NODE...", summary: "Show everything that is known about nodes, as JSON", run: (*cli).nodeInspect},
-		{name: "node promote", args: "MANAGER...", summary: "Give standby managers a vote", run: func(c *cli, in *invocation) error { return c.nodeVote(in, true) }},
-		{name: "node demote", args: "MANAGER...", summary: "Take managers' votes away; they go on as standbys", run: func(c *cli, in *invocation) error { return c.nodeVote(in, false) }},
+		{name: "node promote", args: "MANAGER...", summary: "Give standby managers a vote", run: func(c *cli, in *invocation) error {
+			return c.nodeVote(in, true)
+		}},
+		{name: "node demote", args: "MANAGER...", summary: "Take managers' votes away; they go on as standbys", run: func(c *cli, in *invocation) error {
+			return c.nodeVote(in, false)
+		}},
 		{
 			name: "node rm", args: "NODE...", summary: "Remove nodes for ever; a manager is moved off leadership and loses its vote first",
 			flags: func(_ *cli, fs *flag.FlagSet) { fs.BoolVar(&force, "force", false, "also a worker that is not down") },

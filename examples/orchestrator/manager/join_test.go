@@ -406,6 +406,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		response, err := clients[who].RoundTrip(request)
 		require.NoError(t, err)
 		defer response.Body.Close()
+		require.Equal(t, who == nobody || path == api.PathJoin, response.Close, "strangers do not keep connections")
 		if response.StatusCode == http.StatusOK {
 			return "ok"
 		}

@@ -220,8 +220,8 @@ func (m *Manager) awaitQuorumWithout(ctx context.Context, without raft.NodeID) e
 			return nil
 		case time.Now().After(deadline):
 			return &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf(
-				"only %d of the %d managers with a vote that would be left answers: without %s the cluster could decide nothing; start the others first, or remove those that are gone",
-				answer, left, without)}
+				"only %d of the %d managers with a vote that would be left answers: without %s the cluster could decide nothing; "+
+					"start the others first, or remove those that are gone", answer, left, without)}
 		case !pause(ctx, changeRetry):
 			return unavailable("manager %s waits for the other managers to answer", m.settings.Node)
 		}

@@ -38,7 +38,7 @@ const (
 // manager hangs.
 func (m *Manager) newServer() *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+api.PathJoin, bounded(maxJoinBytes, handle(m.join)))
+	mux.HandleFunc("POST "+api.PathJoin, forAnybody(handle(m.join)))
 	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(m.upToDate(handle(m.register))))
 	mux.HandleFunc("POST "+api.PathHeartbeat, m.forAgents(m.atLeader(handle(m.heartbeat))))
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
@@ -90,12 +90,21 @@ func bounded(limit int64, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// forAnybody lets everybody in, for one small request: connections are bounded, and strangers must not hold them.
+func forAnybody(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		bounded(maxJoinBytes, next)(w, r)
+	}
+}
+
 // forAgents lets every node of the cluster in. TLS has made sure that the certificate is the cluster's; that it is still good is looked
 // at with every request, because a connection may last longer.
 func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := pki.PeerIdentity(r.TLS)
 		if err != nil {
+			w.Header().Set("Connection", "close")
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: err.Error()})
 			return
 		}
