@@ -143,7 +143,7 @@ func TestClusterSurvivesItsLeader(t *testing.T) {
 				restarts += task.Attempts
 			}
 		}
-		return serving(v.State, service) == 3 && restarts == 3
+		return serving(v.State, service) == 3 && restarts >= 3 // more if another process took a port that was free
 	})
 
 	// compose stop is a wish, which no restart policy undoes: another service comes and goes, and this one is still stopped.
