@@ -317,7 +317,7 @@ func (c *cli) composeKill(p *compose.Project, in *invocation) error {
 			if t.State != cluster.TaskRunning {
 				continue
 			}
-			if err := client.Kill(ctx, t.ID); err != nil {
+			if _, err := client.Do(ctx, cluster.KillTask{Task: t.ID}); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", t.Name(), err))
 				continue
 			}

@@ -33,7 +33,7 @@ var demoFile []byte
 const (
 	demoTimeout = 55 * time.Second // of the whole demo, without the cleaning up
 	stepTimeout = 20 * time.Second
-	firstPort   = 8080                 // to publish, if it is free
+	firstPort   = 8080                 // to publish, if it is free; the managers' own follow
 	quickLook   = 5 * time.Millisecond // how often it looks where a time is measured
 	pauseToRead = 1500 * time.Millisecond
 )
@@ -120,7 +120,7 @@ func (d *demo) run(c *cli) (err error) {
 	return nil
 }
 
-// start makes certificates and data directories, and starts the managers.
+// start founds a cluster of one and has two managers join it.
 func (d *demo) start(ctx context.Context) (err error) {
 	if d.program, err = os.Executable(); err != nil {
 		return err
@@ -135,43 +135,77 @@ func (d *demo) start(ctx context.Context) (err error) {
 	if d.members, d.port, err = choosePorts(hosts, firstPort); err != nil {
 		return err
 	}
-	d.screen.step("Three managers, each a process with its own certificate, log and containers")
+	d.screen.step("A cluster of one, and two managers that join it with a token; each is a process with its own certificate, log and containers")
 	ca, err := pki.NewCA("demo")
 	if err != nil {
 		return err
 	}
 	d.managers = make(map[cluster.NodeID]*demoManager)
-	for i, member := range d.members {
-		credentials, err := ca.Issue(member.ID, cluster.RoleManager, hosts[i])
-		if err != nil {
-			return err
-		}
-		m := &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID))}
-		settings := manager.Settings{Cluster: "demo", Node: member.ID, Host: hosts[i], Members: d.members}
-		if err := manager.Found(ctx, m.dir, settings, credentials); err != nil {
-			return err
-		}
-		d.managers[member.ID], d.creds = m, credentials
-	}
 	var addresses []string
-	for _, member := range d.members {
+	for i, member := range d.members {
+		d.managers[member.ID] = &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID))}
 		addresses = append(addresses, member.API)
+	}
+	first := d.managers["m1"]
+	settings := manager.Settings{Cluster: "demo", Node: first.ID, Host: first.host, Members: d.members[:1]}
+	if err := manager.Found(ctx, first.dir, settings, ca); err != nil {
+		return err
+	}
+	if _, d.creds, err = manager.Load(first.dir, nil); err != nil {
+		return err
 	}
 	d.client = api.NewClient(d.creds, addresses...)
 	began := time.Now()
-	for _, member := range d.members {
-		if err := d.launch(d.managers[member.ID]); err != nil {
-			return err
-		}
-		d.screen.say("", "%s  pid %-7d API %-17s raft %s", member.ID, d.managers[member.ID].cmd.Process.Pid, member.API, member.Raft)
+	if err := d.launch(first); err != nil {
+		return err
 	}
-	leader, term, err := d.awaitLeader(ctx, "")
+	d.introduce(first)
+	_, term, err := d.awaitLeader(ctx, "")
 	if err != nil {
 		return err
 	}
 	d.measure("first leader after the start", time.Since(began), 0)
-	d.screen.say("ok", "%s is elected in term %d, %s after the start", leader, term, seconds(time.Since(began)))
+	d.screen.say("ok", "%s leads in term %d, %s after the start", first.ID, term, seconds(time.Since(began)))
+
+	token := pki.NewToken(ca.Certificate())
+	if _, err := d.client.Do(ctx, cluster.SetToken{Role: cluster.RoleManager, SecretHash: pki.SecretHash(token.Secret)}); err != nil {
+		return err
+	}
+	for _, member := range d.members[1:] {
+		if err := d.join(ctx, d.managers[member.ID], token, first.API); err != nil {
+			return err
+		}
+	}
 	return d.awaitReady(ctx)
+}
+
+func (d *demo) introduce(m *demoManager) {
+	d.screen.say("", "%s  pid %-7d API %-17s raft %s", m.ID, m.cmd.Process.Pid, m.API, m.Raft)
+}
+
+// join has a manager join, and waits until it has a vote and its node is ready.
+func (d *demo) join(ctx context.Context, m *demoManager, token pki.Token, address string) error {
+	_, apiPort, errAPI := net.SplitHostPort(m.API)
+	_, raftPort, errRaft := net.SplitHostPort(m.Raft)
+	if err := errors.Join(errAPI, errRaft); err != nil {
+		return err
+	}
+	began := time.Now()
+	err := d.launch(m, "join", "--token", token.String(), "--name", string(m.ID), "--host", m.host, "--api-port", apiPort, "--raft-port", raftPort, address)
+	if err != nil {
+		return err
+	}
+	d.introduce(m)
+	voter := func(a api.Member) bool { return a.ID == m.ID && !a.Standby }
+	if err := await(ctx, d.client, stepTimeout, func(v api.View) bool {
+		n := v.State.Nodes[m.ID]
+		return n != nil && n.Status == cluster.NodeReady && slices.ContainsFunc(v.Members, voter)
+	}); err != nil {
+		return err
+	}
+	d.measure(string(m.ID)+" joins as a manager", time.Since(began), 700*time.Millisecond)
+	d.screen.say("ok", "%s has a certificate, the log and a vote, and its node is ready, %s after the start", m.ID, seconds(time.Since(began)))
+	return nil
 }
 
 // awaitReady waits until the leader has heard every node.
@@ -187,8 +221,8 @@ func (d *demo) awaitReady(ctx context.Context) error {
 	})
 }
 
-// choosePorts finds ports that are free now: two for each manager, and one that all of them can publish, which is the first or little
-// more.
+// choosePorts finds ports that are free now, from first on: one that all nodes can publish, and two for each manager. They are not left to
+// the system, which would choose from those that it also gives to outgoing connections: one of them could be taken before it is used.
 func choosePorts(hosts []string, first int) (members []api.Member, published int, err error) {
 	var held []net.Listener
 	defer func() {
@@ -196,45 +230,56 @@ func choosePorts(hosts []string, first int) (members []api.Member, published int
 			_ = l.Close()
 		}
 	}()
-	listen := func(host string, port int) (string, error) {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-		if err != nil {
-			return "", err
-		}
-		held = append(held, l)
-		return l.Addr().String(), nil
-	}
-	for i, host := range hosts {
-		apiAddress, errAPI := listen(host, 0)
-		raftAddress, errRaft := listen(host, 0)
-		if err := errors.Join(errAPI, errRaft); err != nil {
-			return nil, 0, fmt.Errorf("%w; on a system that has only 127.0.0.1 use demo --one-address", err)
-		}
-		members = append(members, api.Member{ID: cluster.NodeID(fmt.Sprintf("m%d", i+1)), API: apiAddress, Raft: raftAddress})
-	}
-	distinct := slices.Compact(slices.Clone(hosts))
-	for port := first; port < first+1000; port++ {
-		free := true
-		for _, host := range distinct {
-			if _, err := listen(host, port); err != nil {
-				free = false
-				break
+	next := first
+	take := func(hosts ...string) (port int, err error) {
+		for ; next < first+1000; next++ {
+			var listening []net.Listener
+			for _, host := range hosts {
+				var l net.Listener
+				if l, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(next))); err != nil {
+					break
+				}
+				listening = append(listening, l)
+			}
+			held = append(held, listening...)
+			if len(listening) == len(hosts) {
+				next++
+				return next - 1, nil
+			}
+			if errors.Is(err, syscall.EADDRNOTAVAIL) {
+				return 0, fmt.Errorf("%w; on a system that has only 127.0.0.1 use demo --one-address", err)
 			}
 		}
-		if free {
-			return members, port, nil
-		}
+		return 0, fmt.Errorf("no port from %d on is free: %w", first, err)
 	}
-	return nil, 0, fmt.Errorf("no port from %d to %d is free to be published", first, first+999)
+	if published, err = take(slices.Compact(slices.Clone(hosts))...); err != nil {
+		return nil, 0, err
+	}
+	for i, host := range hosts {
+		apiPort, errAPI := take(host)
+		raftPort, errRaft := take(host)
+		if err := errors.Join(errAPI, errRaft); err != nil {
+			return nil, 0, err
+		}
+		members = append(members, api.Member{
+			ID:  cluster.NodeID(fmt.Sprintf("m%d", i+1)),
+			API: net.JoinHostPort(host, strconv.Itoa(apiPort)), Raft: net.JoinHostPort(host, strconv.Itoa(raftPort)),
+		})
+	}
+	return members, published, nil
 }
 
-func (d *demo) launch(m *demoManager) error {
+// launch starts a node's process: with `up`, or with the command given.
+func (d *demo) launch(m *demoManager, command ...string) error {
+	if len(command) == 0 {
+		command = []string{"up"}
+	}
 	logFile, err := os.OpenFile(m.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer logFile.Close()
-	cmd := exec.Command(d.program, "up", "--data", m.dir, "--until-stdin-ends")
+	cmd := exec.Command(d.program, append(command, "--data", m.dir, "--until-stdin-ends")...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo alone
 	if m.stdin, err = cmd.StdinPipe(); err != nil {

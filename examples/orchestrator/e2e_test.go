@@ -143,7 +143,7 @@ func TestClusterSurvivesItsLeader(t *testing.T) {
 				restarts += task.Attempts
 			}
 		}
-		return serving(v.State, service) == 3 && restarts == 3
+		return serving(v.State, service) == 3 && restarts >= 3 // more if another process took a port that was free
 	})
 
 	// compose stop is a wish, which no restart policy undoes: another service comes and goes, and this one is still stopped.
@@ -221,7 +221,7 @@ func TestDemo(t *testing.T) {
 	code := run(t.Context(), []string{"demo", "--one-address"}, strings.NewReader(""), &out, &errOut)
 	require.Zero(t, code, "%s\n%s", out.String(), errOut.String())
 	for _, text := range []string{
-		"is elected in term", "3/3 run,", "leads term", "is marked down", "3/3 run again", "is a ready node again",
+		"leads in term", "m3 joins as a manager", "3/3 run,", "leads term", "is marked down", "3/3 run again", "is a ready node again",
 		"its node has started it again", "has handed over", "Summary", "0 failed",
 	} {
 		require.Contains(t, out.String(), text)
@@ -252,10 +252,8 @@ func TestErrorsSayWhatToDoNext(t *testing.T) {
 	// A manager of another cluster that knows the addresses of this one.
 	ca, err := pki.NewCA("other")
 	require.NoError(t, err)
-	credentials, err := ca.Issue("m1", cluster.RoleManager)
-	require.NoError(t, err)
 	stranger := t.TempDir()
-	require.NoError(t, manager.Found(t.Context(), stranger, manager.Settings{Cluster: "other", Node: "m1", Host: "127.0.0.1", Members: d.members}, credentials))
+	require.NoError(t, manager.Found(t.Context(), stranger, manager.Settings{Cluster: "other", Node: "m1", Host: "127.0.0.1", Members: d.members}, ca))
 
 	must(t, data, "service", "create", "--name", "web", "--publish", fmt.Sprintf("%d:80", d.port), "--", d.program, webCommand)
 	for _, test := range []struct {

@@ -82,7 +82,7 @@ type cli struct {
 	in     io.Reader
 	out    io.Writer
 	errOut io.Writer
-	data   string // a manager's data directory: where the managers are, and the certificate to show them
+	data   string // a node's data directory: where the managers are, and the certificate to show them
 	format string
 }
 
@@ -112,7 +112,7 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 
 func commands() []command {
 	return slices.Concat(
-		[]command{demoCommand(), upCommand()}, serviceCommands(), composeCommands(), nodeCommands(), leaderCommands(), []command{statusCommand()},
+		[]command{demoCommand(), initCommand(), upCommand()}, joinCommands(), serviceCommands(), composeCommands(), nodeCommands(), leaderCommands(), []command{statusCommand()},
 	)
 }
 
@@ -154,14 +154,14 @@ func (c *cli) help() {
 	for _, cmd := range commands() {
 		fmt.Fprintf(c.out, "  %-16s %s\n", cmd.name, cmd.summary)
 	}
-	fmt.Fprintf(c.out, "\n--data names a manager's data directory (default %q). Every command explains itself with --help.\n"+
+	fmt.Fprintf(c.out, "\n--data names a node's data directory (default %q). Every command explains itself with --help.\n"+
 		"Exit codes: 1 refused or failed, 2 wrong usage, 3 no manager can do it now, 4 outcome unknown.\n", defaultData)
 }
 
 func (c *cli) invoke(cmd command, args []string) error {
 	fs := flag.NewFlagSet(cmd.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.StringVar(&c.data, "data", c.data, "data directory of a manager")
+	fs.StringVar(&c.data, "data", c.data, "data directory of a node")
 	if cmd.lists {
 		fs.StringVar(&c.format, "format", table.Text, "table or json")
 	}
@@ -215,13 +215,13 @@ func (in *invocation) exactly(n int, what string) error {
 
 // client connects to the cluster whose member's data directory was named.
 func (c *cli) client() (*api.Client, error) {
-	settings, credentials, err := manager.Load(c.data)
-	if errors.Is(err, manager.ErrNoManager) {
+	settings, credentials, err := manager.Load(c.data, nil)
+	if errors.Is(err, manager.ErrNoNode) {
 		return nil, fmt.Errorf("%w; start one with `orchestrator up`, or name the data directory of a manager with --data", err)
 	} else if err != nil {
 		return nil, err
 	}
-	return api.NewClient(credentials, settings.APIs()...), nil
+	return api.NewClient(credentials, manager.KnownAPIs(c.data, settings)...), nil
 }
 
 // with calls f with a client and a bounded context.

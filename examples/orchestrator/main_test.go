@@ -57,22 +57,15 @@ func testHosts() []string {
 // clusters counts those of this process, so that tests which run at the same time publish different ports.
 var clusters atomic.Int32
 
-// found makes the directories of managers that have not been started, and sees to it that nothing outlives the test.
-func found(t *testing.T, hosts ...string) (d *demo) {
+// machines chooses addresses and names of directories for nodes, and sees to it that nothing outlives the test.
+func machines(t *testing.T, hosts ...string) (d *demo) {
 	t.Helper()
 	d = &demo{screen: newScreen(&bytes.Buffer{}), dir: t.TempDir(), program: os.Args[0], managers: map[cluster.NodeID]*demoManager{}}
 	var err error
-	d.members, d.port, err = choosePorts(hosts, 10_000+os.Getpid()%400*50+10*int(clusters.Add(1)))
-	require.NoError(t, err)
-	ca, err := pki.NewCA("test")
+	d.members, d.port, err = choosePorts(hosts, 10_000+os.Getpid()%200*100+20*int(clusters.Add(1)))
 	require.NoError(t, err)
 	for i, member := range d.members {
-		credentials, err := ca.Issue(member.ID, cluster.RoleManager)
-		require.NoError(t, err)
-		m := &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID)), ended: make(chan struct{})}
-		settings := manager.Settings{Cluster: "test", Node: member.ID, Host: hosts[i], Members: d.members}
-		require.NoError(t, manager.Found(t.Context(), m.dir, settings, credentials))
-		d.managers[member.ID], d.creds = m, credentials
+		d.managers[member.ID] = &demoManager{Member: member, host: hosts[i], dir: filepath.Join(d.dir, string(member.ID)), ended: make(chan struct{})}
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -83,6 +76,22 @@ func found(t *testing.T, hosts ...string) (d *demo) {
 		}
 		require.NoError(t, d.cleanUp())
 	})
+	return d
+}
+
+// found makes the directories of managers that have not been started.
+func found(t *testing.T, hosts ...string) (d *demo) {
+	t.Helper()
+	d = machines(t, hosts...)
+	ca, err := pki.NewCA("test")
+	require.NoError(t, err)
+	for i, member := range d.members {
+		m := d.managers[member.ID]
+		settings := manager.Settings{Cluster: "test", Node: member.ID, Host: hosts[i], Members: d.members}
+		require.NoError(t, manager.Found(t.Context(), m.dir, settings, ca))
+		_, d.creds, err = manager.Load(m.dir, nil)
+		require.NoError(t, err)
+	}
 	return d
 }
 

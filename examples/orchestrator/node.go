@@ -2,20 +2,48 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"flag"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/steadyraft/raft/examples/orchestrator/api"
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
 	"github.com/steadyraft/raft/examples/orchestrator/manager"
+	"github.com/steadyraft/raft/examples/orchestrator/pki"
 	"github.com/steadyraft/raft/examples/orchestrator/table"
 )
 
 const askTimeout = 2 * time.Second // for one manager to say how it is
 
 func nodeCommands() []command {
-	return []command{{name: "node ls", summary: "List the nodes", lists: true, run: (*cli).nodeList}}
+	var force bool
+	var availability string
+	return []command{
+		{name: "node ls", summary: "List the nodes", lists: true, run: (*cli).nodeList},
+		{name: "node inspect", args: "NODE...", summary: "Show everything that is known about nodes, as JSON", run: (*cli).nodeInspect},
+		{name: "node promote", args: "MANAGER...", summary: "Give standby managers a vote", run: func(c *cli, in *invocation) error {
+			return c.nodeVote(in, true)
+		}},
+		{name: "node demote", args: "MANAGER...", summary: "Take managers' votes away; they go on as standbys", run: func(c *cli, in *invocation) error {
+			return c.nodeVote(in, false)
+		}},
+		{
+			name: "node rm", args: "NODE...", summary: "Remove nodes for ever; a manager is moved off leadership and loses its vote first",
+			flags: func(_ *cli, fs *flag.FlagSet) { fs.BoolVar(&force, "force", false, "also a worker that is not down") },
+			run:   func(c *cli, in *invocation) error { return c.nodeRemove(in, force) },
+		},
+		{
+			name: "node update", args: "NODE...", summary: "Say whether nodes take tasks",
+			flags: func(_ *cli, fs *flag.FlagSet) {
+				fs.StringVar(&availability, "availability", "", "active: takes tasks; pause: keeps those it has; drain: gives them up (required)")
+			},
+			run: func(c *cli, in *invocation) error { return c.nodeUpdate(in, cluster.Availability(availability)) },
+		},
+	}
 }
 
 func leaderCommands() []command {
@@ -46,6 +74,71 @@ func (c *cli) nodeList(in *invocation) error {
 	})
 }
 
+// eachNode does the same for several nodes, and prints the names of those for which it was done.
+func (c *cli) eachNode(in *invocation, what string, f func(context.Context, *api.Client, cluster.NodeID) error) error {
+	if len(in.words) == 0 || in.command != nil {
+		return usagef("%s: want at least one node", what)
+	}
+	return c.each(in.words, func(ctx context.Context, client *api.Client, name string) error {
+		if err := f(ctx, client, cluster.NodeID(name)); err != nil {
+			return err
+		}
+		c.printf("%s\n", name)
+		return nil
+	})
+}
+
+func (c *cli) nodeInspect(in *invocation) error {
+	if len(in.words) == 0 || in.command != nil {
+		return usagef("node inspect: want at least one node")
+	}
+	return c.each(in.words, func(ctx context.Context, client *api.Client, name string) error {
+		v, err := client.State(ctx)
+		if err != nil {
+			return err
+		}
+		id := cluster.NodeID(name)
+		n := v.State.Nodes[id]
+		if n == nil {
+			return fmt.Errorf("no node %q; `%s node ls` shows those that there are", name, program())
+		}
+		shown := struct {
+			*cluster.Node
+			Manager *api.Member     `json:"manager,omitempty"`
+			Leader  bool            `json:"leader,omitempty"`
+			Tasks   []*cluster.Task `json:"tasks"`
+		}{Node: n, Leader: v.Leader == id, Tasks: v.State.TasksOn(id)}
+		if i := slices.IndexFunc(v.Members, func(m api.Member) bool { return m.ID == id }); i >= 0 {
+			shown.Manager = &v.Members[i]
+		}
+		encoder := json.NewEncoder(c.out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(shown)
+	})
+}
+
+func (c *cli) nodeVote(in *invocation, voter bool) error {
+	return c.eachNode(in, "node promote and node demote", func(ctx context.Context, client *api.Client, id cluster.NodeID) error {
+		return client.Vote(ctx, api.VoteRequest{Node: id, Voter: voter})
+	})
+}
+
+func (c *cli) nodeRemove(in *invocation, force bool) error {
+	return c.eachNode(in, "node rm", func(ctx context.Context, client *api.Client, id cluster.NodeID) error {
+		return client.Remove(ctx, api.RemoveRequest{Node: id, Force: force})
+	})
+}
+
+func (c *cli) nodeUpdate(in *invocation, availability cluster.Availability) error {
+	if availability == "" {
+		return usagef("node update: want --availability active, pause or drain")
+	}
+	return c.eachNode(in, "node update", func(ctx context.Context, client *api.Client, id cluster.NodeID) error {
+		_, err := client.Do(ctx, cluster.SetAvailability{Node: id, Availability: availability})
+		return err
+	})
+}
+
 func (c *cli) leaderChange(in *invocation) error {
 	if len(in.words) > 1 || in.command != nil {
 		return usagef("leader change: want one manager or none")
@@ -64,29 +157,17 @@ func (c *cli) leaderChange(in *invocation) error {
 	})
 }
 
-// managerTable asks every manager. It needs no quorum: this is what one looks at when there is none.
+// managerTable asks every manager that belongs to the cluster now. It needs no quorum: this is what one looks at when there is none.
 func (c *cli) managerTable(in *invocation, columns []table.Column[managerRow]) error {
 	if err := in.exactly(0, "no arguments"); err != nil {
 		return err
 	}
-	settings, credentials, err := manager.Load(c.data)
+	settings, credentials, err := manager.Load(c.data, nil)
 	if err != nil {
 		_, err = c.client() // says what to do
 		return err
 	}
-	rows := make([]managerRow, len(settings.Members))
-	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
-	defer cancel()
-	var asking sync.WaitGroup
-	for i, m := range settings.Members {
-		asking.Go(func() {
-			client := api.NewClient(credentials, m.API)
-			defer client.Close()
-			rows[i] = managerRow{Member: m}
-			rows[i].status, rows[i].err = client.Status(ctx)
-		})
-	}
-	asking.Wait()
+	rows := askManagers(c.ctx, credentials, manager.KnownAPIs(c.data, settings), settings.Members)
 	if err := table.Print(c.out, c.format, columns, rows); err != nil {
 		return err
 	}
@@ -105,6 +186,55 @@ func (c *cli) managerTable(in *invocation, columns []table.Column[managerRow]) e
 		return &api.Error{Code: api.CodeUnavailable, Message: "no manager can commit anything now: start enough of them that more than half are running\n" + joined(errs)}
 	}
 	return nil
+}
+
+// askManagers asks those managers how they are that can be found at the addresses given, and then all members that they know of. If
+// nobody answers, the members are those given.
+func askManagers(ctx context.Context, credentials *pki.Credentials, addresses []string, members []api.Member) []managerRow {
+	answers := map[string]managerRow{}
+	ask := func(addresses []string) {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		rows := make([]managerRow, len(addresses))
+		var asking sync.WaitGroup
+		for i, address := range addresses {
+			asking.Go(func() {
+				client := api.NewClient(credentials, address)
+				defer client.Close()
+				rows[i].status, rows[i].err = client.Status(ctx)
+			})
+		}
+		asking.Wait()
+		for i, address := range addresses {
+			answers[address] = rows[i]
+		}
+	}
+	ask(addresses)
+	newest := api.Status{}
+	for _, a := range answers { // order-free: equally new ones agree
+		if a.err == nil && len(a.status.Members) > 0 && (newest.Members == nil || a.status.Commit > newest.Commit) {
+			newest = a.status
+		}
+	}
+	if newest.Members != nil {
+		members = newest.Members
+	}
+	var more []string
+	for _, m := range members {
+		if _, asked := answers[m.API]; !asked && m.API != "" {
+			more = append(more, m.API)
+		}
+	}
+	ask(more)
+	rows := make([]managerRow, len(members))
+	for i, m := range members {
+		rows[i] = answers[m.API]
+		rows[i].Member = m
+		if m.API == "" {
+			rows[i].err = fmt.Errorf("manager %s has not said yet where its API is", m.ID)
+		}
+	}
+	return rows
 }
 
 func joined(errs []error) string {

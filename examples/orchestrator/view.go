@@ -155,8 +155,9 @@ var composeColumns = []table.Column[taskRow]{
 
 type nodeRow struct {
 	*cluster.Node
-	leader bool
-	tasks  int
+	leader  bool
+	standby bool
+	tasks   int
 }
 
 var nodeColumns = []table.Column[nodeRow]{
@@ -174,6 +175,8 @@ var nodeColumns = []table.Column[nodeRow]{
 			return "Unreachable"
 		case r.Status == cluster.NodeUnknown:
 			return "Unknown"
+		case r.standby:
+			return "Standby"
 		default:
 			return "Reachable"
 		}
@@ -183,7 +186,8 @@ var nodeColumns = []table.Column[nodeRow]{
 
 func nodeRows(v api.View) (rows []nodeRow) {
 	for _, n := range v.State.SortedNodes() {
-		rows = append(rows, nodeRow{n, n.ID == v.Leader, len(v.State.TasksOn(n.ID))})
+		standby := slices.ContainsFunc(v.Members, func(m api.Member) bool { return m.ID == n.ID && m.Standby })
+		rows = append(rows, nodeRow{n, n.ID == v.Leader, standby, len(v.State.TasksOn(n.ID))})
 	}
 	return rows
 }
@@ -219,6 +223,8 @@ func managerStatus(r managerRow) string {
 		return "Unreachable"
 	case r.status.State != "running":
 		return title(r.status.State)
+	case r.Standby:
+		return "Standby"
 	default:
 		return title(r.status.Role)
 	}

@@ -123,8 +123,9 @@ func New(opts Options) (*Agent, error) {
 	return a, nil
 }
 
-// Run adopts what runs on the node and works until ctx is done, which is no error, or another agent takes the node over, which is
-// ErrSuperseded. Tasks are left running unless Options.StopOnExit says otherwise. The agent cannot be used afterwards.
+// Run adopts what runs on the node and works until ctx is done, which is no error, another agent takes the node over, which is
+// ErrSuperseded, or the node is removed from the cluster, which is ErrRemoved. Tasks are left running unless Options.StopOnExit says
+// otherwise; those of a removed node are stopped, because they run elsewhere by now. The agent cannot be used afterwards.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -138,11 +139,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.running.Go(func() { a.watch(ctx) })
 	a.heartbeats(ctx, cancel)
 	a.running.Wait()
-	if a.opts.StopOnExit {
-		err = a.sayGoodbye()
+	cause := context.Cause(ctx)
+	removed := errors.Is(cause, ErrRemoved)
+	if a.opts.StopOnExit || removed {
+		err = a.stopTasks()
+	}
+	if a.opts.StopOnExit && !removed {
+		a.sayGoodbye()
 	}
 	a.proxy.Close()
-	if cause := context.Cause(ctx); errors.Is(cause, ErrSuperseded) {
+	a.pool.close()
+	if removed || errors.Is(cause, ErrSuperseded) {
 		err = errors.Join(err, fmt.Errorf("node %s: %w", a.opts.Node, cause))
 	}
 	return errors.Join(err, a.state.close())
@@ -150,6 +157,9 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // Session returns the name of this run of the agent, which it registers with.
 func (a *Agent) Session() string { return a.session }
+
+// Managers returns the addresses of the managers that the agent knows, the one that answered last first.
+func (a *Agent) Managers() []string { return a.pool.known() }
 
 // Fence returns the highest fence that the agent has accepted.
 func (a *Agent) Fence() cluster.Fence {
@@ -202,12 +212,17 @@ func (a *Agent) heartbeats(ctx context.Context, cancel context.CancelCauseFunc) 
 	registered := false
 	for ctx.Err() == nil {
 		if !registered {
-			registered = a.register(ctx) == nil
+			err := a.register(ctx)
+			if errors.Is(err, ErrRemoved) {
+				cancel(err)
+				return
+			}
+			registered = err == nil
 		}
 		if registered {
 			answer, err := a.beat(ctx)
 			switch {
-			case errors.Is(err, ErrSuperseded):
+			case errors.Is(err, ErrSuperseded), errors.Is(err, ErrRemoved):
 				cancel(err)
 				return
 			case errors.Is(err, ErrUnknownNode):
@@ -306,17 +321,36 @@ func (a *Agent) accept(ctx context.Context, answer Assignments) {
 		a.opts.Logger.Error("cannot remember new assignments, so they are not followed; is the disk full?", "error", err)
 		return
 	}
+	before := a.accepted
 	a.accepted = answer
 	a.pool.setAddresses(answer.Managers)
 	a.applyLocked(ctx)
+	a.killLocked(before)
+}
+
+// killLocked kills the tasks of which that is wanted once more than before.
+func (a *Agent) killLocked(before Assignments) {
+	kills := make(map[cluster.TaskID]int, len(before.Tasks))
+	for _, t := range before.Tasks {
+		kills[t.ID] = t.Kills
+	}
+	for _, t := range a.accepted.Tasks {
+		if done, known := kills[t.ID]; known && t.Kills > done && a.tasks[t.ID] != nil {
+			a.tasks[t.ID].kill()
+		}
+	}
 }
 
 // asksFor reports that a node has nothing to do when it goes from b to a. What it has itself reported does not count.
 func (a Assignments) asksFor(b Assignments) bool {
-	wishes := func(tasks []*cluster.Task) map[cluster.TaskID]cluster.Desired {
-		m := make(map[cluster.TaskID]cluster.Desired, len(tasks))
+	type wish struct {
+		desired cluster.Desired
+		kills   int
+	}
+	wishes := func(tasks []*cluster.Task) map[cluster.TaskID]wish {
+		m := make(map[cluster.TaskID]wish, len(tasks))
 		for _, t := range tasks {
-			m[t.ID] = t.Desired
+			m[t.ID] = wish{t.Desired, t.Kills}
 		}
 		return m
 	}
@@ -394,8 +428,8 @@ func (a *Agent) forgotten(ctx context.Context, t *task) {
 	}
 }
 
-// sayGoodbye stops all tasks and tells the managers.
-func (a *Agent) sayGoodbye() error {
+// stopTasks stops all tasks.
+func (a *Agent) stopTasks() error {
 	var mu sync.Mutex
 	var errs []error
 	var stopping sync.WaitGroup
@@ -416,10 +450,14 @@ func (a *Agent) sayGoodbye() error {
 		})
 	}
 	stopping.Wait()
+	return errors.Join(errs...)
+}
+
+// sayGoodbye tells the managers how the tasks have ended.
+func (a *Agent) sayGoodbye() {
 	ctx, cancel := context.WithTimeout(context.Background(), a.opts.RequestTimeout)
 	defer cancel()
 	if _, err := a.beat(ctx); err != nil {
 		a.opts.Logger.Warn("the managers do not know yet that the tasks were stopped", "error", err)
 	}
-	return errors.Join(errs...)
 }

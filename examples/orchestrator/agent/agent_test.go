@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -292,6 +293,89 @@ func TestSupersededAgentEndsAndLeavesTheTasksAlone(t *testing.T) {
 		i, err := rt.get("a")
 		require.NoError(t, err)
 		require.True(t, i.Running)
+	})
+}
+
+// The tasks of a removed node run elsewhere by now, so it stops its own.
+func TestRemovedNodeStopsItsTasksAndEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newFakeRuntime(forever)
+		m := newManagers()
+		m.tell(at(1, 1), newTask("a", cluster.RestartAlways))
+		a, err := agent.New(options(t, m, rt))
+		require.NoError(t, err)
+		result := make(chan error, 1)
+		go func() { result <- a.Run(context.Background()) }()
+		time.Sleep(3 * time.Second)
+		m.update(func() { m.failure = agent.ErrRemoved })
+		require.ErrorIs(t, <-result, agent.ErrRemoved)
+		i, err := rt.get("a")
+		require.NoError(t, err)
+		require.False(t, i.Running)
+		require.Len(t, rt.startTimes(), 1, "it was not restarted")
+
+		// It is told the same when it comes back.
+		again, err := agent.New(options(t, m, rt))
+		require.NoError(t, err)
+		require.ErrorIs(t, again.Run(context.Background()), agent.ErrRemoved)
+	})
+}
+
+// Tasks that are not wanted any more, and are on their way out when the agent ends, are not left behind.
+func TestTasksOnTheirWayOutAreStoppedWithTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newFakeRuntime(forever)
+		m := newManagers()
+		var tasks []*cluster.Task
+		for i := range 20 {
+			task := newTask(cluster.TaskID(fmt.Sprintf("t%d", i)), cluster.RestartAlways)
+			task.Spec.Ports = []cluster.Port{{Published: 80, Target: 80}} // so that it leaves the proxies before it is stopped
+			tasks = append(tasks, task)
+		}
+		m.tell(at(1, 1), tasks...)
+		opts := options(t, m, rt)
+		opts.DrainDelay = time.Hour
+		a, err := agent.New(opts)
+		require.NoError(t, err)
+		result := make(chan error, 1)
+		go func() { result <- a.Run(context.Background()) }()
+		time.Sleep(3 * time.Second)
+		m.tell(at(1, 2))
+		time.Sleep(3 * time.Second)
+		m.update(func() { m.failure = agent.ErrRemoved })
+		require.ErrorIs(t, <-result, agent.ErrRemoved)
+		for _, task := range tasks {
+			i, err := rt.get(string(task.ID))
+			require.NoError(t, err)
+			require.False(t, i.Running, task.ID)
+		}
+	})
+}
+
+// A wish to kill is carried out once, also when it is said again and when the agent is started again.
+func TestKillIsACrashThatHappensOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newFakeRuntime(forever)
+		m := newManagers()
+		task := newTask("a", cluster.RestartAlways)
+		m.tell(at(1, 1), task)
+		opts := options(t, m, rt)
+		_, end := begin(t, opts)
+		time.Sleep(3 * time.Second)
+		killed := *task
+		killed.Kills = 1
+		m.tell(at(1, 2), &killed)
+		time.Sleep(3 * time.Second)
+		require.Len(t, rt.startTimes(), 2)
+		require.Equal(t, 137, m.status("a").ExitCode)
+		require.Equal(t, 1, m.status("a").Attempts)
+		require.NoError(t, end())
+
+		m.tell(at(1, 3), &killed, newTask("b", cluster.RestartAlways))
+		_, end = begin(t, opts)
+		time.Sleep(3 * time.Second)
+		require.Len(t, rt.startTimes(), 3, "only b was started")
+		require.NoError(t, end())
 	})
 }
 

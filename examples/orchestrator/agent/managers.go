@@ -50,12 +50,15 @@ type Assignments struct {
 var (
 	// ErrSuperseded: another process has registered as this node since. The agent ends, and leaves the tasks to the other one.
 	ErrSuperseded = errors.New("another agent has registered as this node since")
+	// ErrRemoved: the node was removed from the cluster, for ever. The agent stops its tasks and ends.
+	ErrRemoved = errors.New("this node was removed from the cluster; to use the machine again, join under a new name with an empty data directory")
 	// ErrUnknownNode: the managers do not know the node, so it registers again.
 	ErrUnknownNode = errors.New("the managers do not know this node")
 )
 
 // Managers is how an agent talks to one manager. Whether that manager answers from its own state or asks the leader is its own affair:
-// the fence in the answer tells the agent what to think of it. All methods may be called from several goroutines.
+// the fence in the answer tells the agent what to think of it. All methods may be called from several goroutines. If it has a method Close(),
+// that is called when the agent does not need it any more.
 type Managers interface {
 	// Register commits the registration before it returns.
 	Register(ctx context.Context, r Registration) error
@@ -93,6 +96,7 @@ func (p *pool) setAddresses(addresses []string) {
 		if slices.Contains(addresses, a) {
 			kept = append(kept, a)
 		} else {
+			closeClient(p.clients[a])
 			delete(p.clients, a)
 		}
 	}
@@ -126,7 +130,7 @@ func (p *pool) each(ctx context.Context, timeout time.Duration, f func(context.C
 		case err == nil:
 			p.prefer(address)
 			return nil
-		case errors.Is(err, ErrSuperseded), errors.Is(err, ErrUnknownNode):
+		case errors.Is(err, ErrSuperseded), errors.Is(err, ErrUnknownNode), errors.Is(err, ErrRemoved):
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -134,6 +138,27 @@ func (p *pool) each(ctx context.Context, timeout time.Duration, f func(context.C
 		err = fmt.Errorf("manager %s: %w", address, err)
 	}
 	return err
+}
+
+// close ends the connections of all clients. Without it a manager that is stopped would wait for them.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, client := range p.clients { // order-free
+		closeClient(client)
+	}
+}
+
+func closeClient(m Managers) {
+	if c, ok := m.(interface{ Close() }); ok {
+		c.Close()
+	}
+}
+
+func (p *pool) known() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.addresses)
 }
 
 func (p *pool) prefer(address string) {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 )
 
+const assignmentsFile = "assignments.json"
+
 // ErrInUse says that another agent works in the same directory.
 var ErrInUse = errors.New("the directory is in use by another agent")
 
@@ -31,7 +33,7 @@ func openState(dir string) (*stateFile, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w; stop it, or give this one its own directory", dir, ErrInUse), lock.Close())
 	}
-	return &stateFile{path: filepath.Join(dir, "assignments.json"), lock: lock}, nil
+	return &stateFile{path: filepath.Join(dir, assignmentsFile), lock: lock}, nil
 }
 
 func (s *stateFile) close() error { return s.lock.Close() }
@@ -49,6 +51,12 @@ func (s *stateFile) load() (a Assignments, err error) {
 		return a, fmt.Errorf("%s is damaged (%w); remove it if no deposed manager can still reach this node", s.path, err)
 	}
 	return a, nil
+}
+
+// KnownManagers returns the addresses of the managers that the agent of a directory was told last; none if it was told nothing yet.
+func KnownManagers(dir string) ([]string, error) {
+	a, err := (&stateFile{path: filepath.Join(dir, assignmentsFile)}).load()
+	return a.Managers, err
 }
 
 // save is durable when it returns nil. If it fails, the old content or the new is there, whole.

@@ -79,13 +79,14 @@ type task struct {
 	status cluster.TaskStatus // guarded by Agent.mu
 
 	stopping   chan struct{} // closed when it is to stop
+	killing    chan struct{} // holds one token when its process is to be killed, as by a crash
 	forgetting chan struct{} // closed when the managers do not want to hear of it any more
 	stop       func()
 	forget     func()
 }
 
 func newTask(a *Agent, spec *cluster.Task, from *adopted) *task {
-	t := &task{agent: a, spec: spec, stopping: make(chan struct{}), forgetting: make(chan struct{})}
+	t := &task{agent: a, spec: spec, stopping: make(chan struct{}), forgetting: make(chan struct{}), killing: make(chan struct{}, 1)}
 	t.stop = sync.OnceFunc(func() { close(t.stopping) })
 	t.forget = sync.OnceFunc(func() { close(t.forgetting); t.stop() })
 	t.status = cluster.TaskStatus{State: cluster.TaskStarting, Attempts: spec.Attempts}
@@ -116,6 +117,9 @@ func (t *task) grace() time.Duration {
 // run is the task's goroutine. It ends when the agent does, or when the task is over and forgotten.
 func (t *task) run(ctx context.Context, from *adopted) {
 	t.live(ctx, from)
+	if ctx.Err() != nil {
+		return // perhaps it still runs: then the agent has to know of it, which may want to stop it before it ends
+	}
 	select {
 	case <-ctx.Done():
 	case <-t.forgetting:
@@ -196,6 +200,14 @@ func (t *task) stopRequested() bool {
 	}
 }
 
+// kill has the process of the present run killed. What was meant for a run that is over does not hit the next one.
+func (t *task) kill() {
+	select {
+	case t.killing <- struct{}{}:
+	default:
+	}
+}
+
 func (t *task) report(change func(*cluster.TaskStatus)) { t.agent.report(t, change) }
 
 // start makes a fresh instance from the task's definition.
@@ -265,6 +277,10 @@ func freeEndpoints(host string, ports []cluster.Port) ([]cluster.Endpoint, error
 
 // supervise follows one run to its end. over says that there is nothing to decide after it: the task was stopped, or the agent leaves.
 func (t *task) supervise(ctx context.Context, isAdopted bool) (exit runtime.ExitStatus, over bool) {
+	select {
+	case <-t.killing: // meant for the run before
+	default:
+	}
 	watching, cancel := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
@@ -288,41 +304,49 @@ func (t *task) supervise(ctx context.Context, isAdopted bool) (exit runtime.Exit
 		})
 	}
 
-	select {
-	case <-ctx.Done():
-		return exit, true
-	case exit = <-ended:
-		if ctx.Err() != nil {
-			return exit, true
-		}
-		if t.stopRequested() {
-			break
-		}
-		return exit, false
-	case err := <-sick:
-		t.report(func(s *cluster.TaskStatus) { s.Health, s.Error = cluster.HealthUnhealthy, err.Error() })
-		stopped, endErr := t.end(ctx, ended)
-		if endErr != nil {
-			return exit, true
-		}
-		if exit = stopped; !t.stopRequested() {
-			exit.Error = fmt.Sprintf("unhealthy: %v", err)
-			return exit, false
-		}
-	case <-t.stopping:
-		stopChecking()
-		if len(t.spec.Spec.Ports) > 0 { // every proxy learns first that this task takes no more connections
-			select {
-			case <-ctx.Done():
-				return exit, true
-			case exit = <-ended:
-				ended <- exit
-			case <-time.After(t.agent.opts.DrainDelay):
+	for goesOn := true; goesOn; {
+		goesOn = false
+		select {
+		case <-t.killing:
+			if err := t.agent.opts.Runtime.Kill(ctx, t.instance()); err != nil {
+				t.agent.opts.Logger.Warn("cannot kill a task", "task", t.spec.ID, "error", err)
 			}
-		}
-		var err error
-		if exit, err = t.end(ctx, ended); err != nil {
+			goesOn = true
+		case <-ctx.Done():
 			return exit, true
+		case exit = <-ended:
+			if ctx.Err() != nil {
+				return exit, true
+			}
+			if t.stopRequested() {
+				break
+			}
+			return exit, false
+		case err := <-sick:
+			t.report(func(s *cluster.TaskStatus) { s.Health, s.Error = cluster.HealthUnhealthy, err.Error() })
+			stopped, endErr := t.end(ctx, ended)
+			if endErr != nil {
+				return exit, true
+			}
+			if exit = stopped; !t.stopRequested() {
+				exit.Error = fmt.Sprintf("unhealthy: %v", err)
+				return exit, false
+			}
+		case <-t.stopping:
+			stopChecking()
+			if len(t.spec.Spec.Ports) > 0 { // every proxy learns first that this task takes no more connections
+				select {
+				case <-ctx.Done():
+					return exit, true
+				case exit = <-ended:
+					ended <- exit
+				case <-time.After(t.agent.opts.DrainDelay):
+				}
+			}
+			var err error
+			if exit, err = t.end(ctx, ended); err != nil {
+				return exit, true
+			}
 		}
 	}
 	t.report(func(s *cluster.TaskStatus) {

@@ -15,15 +15,23 @@ import (
 
 // Paths. All of them take POST, except for those that read.
 const (
+	// For nodes that have nothing but a join token.
+	PathJoin = "/v1/join" // body: JoinRequest; answer: JoinAnswer
+
+	// For every node, about itself.
 	PathRegister  = "/v1/agent/register"
 	PathHeartbeat = "/v1/agent/heartbeat"
 	PathWatch     = "/v1/agent/watch"
+	PathRenew     = "/v1/renew"       // body: RenewRequest; answer: RenewAnswer
+	PathRemove    = "/v1/node/remove" // body: RemoveRequest; managers may remove any node
 
-	PathState   = "/v1/state"   // GET: View, linearizable
-	PathStatus  = "/v1/status"  // GET: Status of the manager that answers, whatever state it is in
-	PathCommand = "/v1/command" // body: cluster.Encode of an operation that users may ask for; answer: cluster.Result
-	PathKill    = "/v1/kill"    // body: KillRequest
-	PathLeader  = "/v1/leader"  // body: ChangeLeaderRequest; answer: ChangeLeaderAnswer
+	// For managers.
+	PathState   = "/v1/state"     // GET: View, linearizable
+	PathStatus  = "/v1/status"    // GET: Status of the manager that answers, whatever state it is in
+	PathCommand = "/v1/command"   // body: cluster.Encode of an operation that users may ask for; answer: cluster.Result
+	PathLeader  = "/v1/leader"    // body: ChangeLeaderRequest; answer: ChangeLeaderAnswer
+	PathEnter   = "/v1/enter"     // body: EnterRequest of the new manager itself
+	PathVote    = "/v1/node/vote" // body: VoteRequest
 )
 
 // RelayedHeader marks a request that one manager passes on to another. It is passed on once, so that two managers that take each
@@ -48,9 +56,10 @@ type View struct {
 
 // Member is one manager.
 type Member struct {
-	ID   cluster.NodeID `json:"id"`
-	Raft string         `json:"raft"`          // where the other managers reach it
-	API  string         `json:"api,omitempty"` // where agents and the command line reach it; empty while it is not known
+	ID      cluster.NodeID `json:"id"`
+	Raft    string         `json:"raft"`              // where the other managers reach it
+	API     string         `json:"api,omitempty"`     // where agents and the command line reach it; empty while it is not known
+	Standby bool           `json:"standby,omitempty"` // it has the log and no vote
 }
 
 // Status is how one manager is.
@@ -67,11 +76,52 @@ type Status struct {
 	WhyNot    string         `json:"why_not,omitempty"`
 	Epoch     raft.Term      `json:"epoch,omitempty"` // of the control loop that runs here; 0: none does
 	Problems  []string       `json:"problems,omitempty"`
+	Members   []Member       `json:"members"` // as far as this manager knows
 }
 
-// KillRequest asks the node of a task to kill its process, as a crash would.
-type KillRequest struct {
-	Task cluster.TaskID `json:"task"`
+// JoinRequest asks for a certificate. The secret decides the role.
+type JoinRequest struct {
+	Secret  string         `json:"secret"` // of a join token
+	Node    cluster.NodeID `json:"node"`
+	Request []byte         `json:"request"` // signing request, PEM
+	Host    string         `json:"host"`    // the node's own address
+}
+
+// JoinAnswer is all that a new node needs.
+type JoinAnswer struct {
+	Cluster     string       `json:"cluster"`
+	Role        cluster.Role `json:"role"`
+	CA          []byte       `json:"ca"`               // certificate, PEM
+	CAKey       []byte       `json:"ca_key,omitempty"` // PEM; managers only
+	Certificate []byte       `json:"certificate"`      // PEM
+	Managers    []Member     `json:"managers"`
+}
+
+// EnterRequest is what a new manager asks for when it is running: to be added to the members, and promoted when it has the log.
+type EnterRequest struct {
+	Member Member `json:"member"`
+}
+
+// RenewRequest asks for another certificate of the node that asks.
+type RenewRequest struct {
+	Request []byte `json:"request"` // signing request, PEM
+}
+
+// RenewAnswer is the new certificate.
+type RenewAnswer struct {
+	Certificate []byte `json:"certificate"` // PEM
+}
+
+// RemoveRequest asks that a node be removed for ever. A manager is moved off leadership and loses its vote first.
+type RemoveRequest struct {
+	Node  cluster.NodeID `json:"node"`
+	Force bool           `json:"force,omitempty"` // also a worker that is not down
+}
+
+// VoteRequest gives a manager a vote, or takes it away.
+type VoteRequest struct {
+	Node  cluster.NodeID `json:"node"`
+	Voter bool           `json:"voter"`
 }
 
 // ChangeLeaderRequest asks the leader to hand over.
@@ -88,18 +138,20 @@ type ChangeLeaderAnswer struct {
 
 // Codes of an Error, besides those of cluster.Code.
 const (
-	CodeUnavailable = "unavailable"  // nothing has happened; try again, or another manager
-	CodeUncertain   = "uncertain"    // nobody can know here whether it happens; look before it is repeated
-	CodeForbidden   = "forbidden"    // the certificate does not allow it
-	CodeSuperseded  = "superseded"   // agent.ErrSuperseded
-	CodeUnknownNode = "unknown-node" // agent.ErrUnknownNode
+	CodeUnavailable = "unavailable"             // nothing has happened; try again, or another manager
+	CodeUncertain   = "uncertain"               // nobody can know here whether it happens; look before it is repeated
+	CodeForbidden   = string(cluster.Forbidden) // the certificate or the secret does not allow it
+	CodeRemoved     = string(cluster.Removed)   // agent.ErrRemoved, if Error.Node is the node that asked
+	CodeSuperseded  = "superseded"              // agent.ErrSuperseded
+	CodeUnknownNode = "unknown-node"            // agent.ErrUnknownNode
 	CodeInternal    = "internal"
 )
 
 // Error is an answer that is none.
 type Error struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+	Code    string         `json:"code"`
+	Message string         `json:"message"`
+	Node    cluster.NodeID `json:"node,omitempty"` // whom it is about, with CodeRemoved
 }
 
 // Error is the message.
@@ -112,6 +164,8 @@ func (e *Error) Unwrap() error {
 		return agent.ErrSuperseded
 	case CodeUnknownNode:
 		return agent.ErrUnknownNode
+	case CodeRemoved:
+		return agent.ErrRemoved
 	default:
 		return nil
 	}
@@ -126,7 +180,7 @@ func (e *Error) Status() int {
 		return http.StatusNotFound
 	case string(cluster.Conflict), string(cluster.Stale), CodeSuperseded:
 		return http.StatusConflict
-	case CodeForbidden:
+	case CodeForbidden, CodeRemoved:
 		return http.StatusForbidden
 	case CodeUnavailable:
 		return http.StatusServiceUnavailable

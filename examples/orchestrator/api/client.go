@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -37,12 +38,16 @@ type Client struct {
 
 // NewClient makes a client for managers at the given addresses, host:port. Nothing is dialled yet.
 func NewClient(credentials *pki.Credentials, addresses ...string) *Client {
+	return newClient(credentials.ClientTLS(""), addresses)
+}
+
+func newClient(config *tls.Config, addresses []string) *Client {
 	return &Client{
 		addresses: slices.Clone(addresses),
 		http: &http.Client{
 			Transport: &http.Transport{
 				DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-				TLSClientConfig:       credentials.ClientTLS(""),
+				TLSClientConfig:       config,
 				TLSHandshakeTimeout:   dialTimeout,
 				MaxIdleConnsPerHost:   maxIdleConns,
 				IdleConnTimeout:       time.Minute,
@@ -103,9 +108,34 @@ func (c *Client) Do(ctx context.Context, op cluster.Op) (r cluster.Result, err e
 	return r, err
 }
 
-// Kill kills a task's process, as a crash would.
-func (c *Client) Kill(ctx context.Context, task cluster.TaskID) error {
-	return c.retry(ctx, http.MethodPost, PathKill, KillRequest{Task: task}, nil)
+// Join asks the cluster of a token for a certificate, at any of the addresses, until ctx ends.
+func Join(ctx context.Context, token pki.Token, r JoinRequest, addresses ...string) (a JoinAnswer, err error) {
+	c := newClient(token.ClientTLS(), addresses)
+	defer c.Close()
+	r.Secret = token.Secret
+	err = c.repeat(ctx, PathJoin, r, &a)
+	return a, err
+}
+
+// Enter asks the leader to make a new manager a member with a vote.
+func (c *Client) Enter(ctx context.Context, r EnterRequest) error {
+	return c.repeat(ctx, PathEnter, r, nil)
+}
+
+// Renew asks for another certificate of the node itself.
+func (c *Client) Renew(ctx context.Context, r RenewRequest) (a RenewAnswer, err error) {
+	err = c.repeat(ctx, PathRenew, r, &a)
+	return a, err
+}
+
+// Remove removes a node for ever.
+func (c *Client) Remove(ctx context.Context, r RemoveRequest) error {
+	return c.repeat(ctx, PathRemove, r, nil)
+}
+
+// Vote gives a manager a vote, or takes it away.
+func (c *Client) Vote(ctx context.Context, r VoteRequest) error {
+	return c.repeat(ctx, PathVote, r, nil)
 }
 
 // ChangeLeader hands leadership over to a manager, or to the most up-to-date one if target is empty.
@@ -147,6 +177,22 @@ func (c *Client) retry(ctx context.Context, method, path string, in, out any) er
 	}
 }
 
+// repeat is retry for requests that mean the same when they come twice: also an uncertain outcome is followed by another attempt.
+func (c *Client) repeat(ctx context.Context, path string, in, out any) error {
+	for {
+		err := c.retry(ctx, http.MethodPost, path, in, out)
+		var answer *Error
+		if !errors.As(err, &answer) || answer.Code != CodeUncertain {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryPause):
+		}
+	}
+}
+
 func (c *Client) prefer(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,6 +218,8 @@ func refusedCertificate(address string, err error) *Error {
 	var stranger x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	switch {
+	case errors.Is(err, pki.ErrOtherCluster):
+		return &Error{Code: CodeForbidden, Message: fmt.Sprintf("%s answers, but %v", address, pki.ErrOtherCluster)}
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return &Error{Code: CodeForbidden, Message: fmt.Sprintf(
 			"manager %s refuses our certificate (%v); use the data directory of a member of this cluster", address, remote.Err)}

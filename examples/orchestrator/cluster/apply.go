@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -18,7 +20,7 @@ func (op StartEpoch) apply(d *draft) Result {
 	if d.epoch == d.s.Cluster.Epoch {
 		return done // proposed again because the first outcome was not known
 	}
-	d.s.Cluster = Cluster{Epoch: d.epoch, EpochAt: d.at}
+	d.s.Cluster.Epoch, d.s.Cluster.EpochAt = d.epoch, d.at
 	for _, n := range d.s.SortedNodes() {
 		if n.Status == NodeReady {
 			n := *n
@@ -57,6 +59,9 @@ func (op RegisterNode) apply(d *draft) Result {
 	if op.Role != RoleManager && op.Role != RoleWorker {
 		return refuse(Invalid, "role %q: want manager or worker", op.Role)
 	}
+	if d.s.Cluster.IsRemoved(op.Node) {
+		return removed(op.Node)
+	}
 	next := Node{ID: op.Node, Availability: AvailabilityActive, Status: NodeUnknown, StatusAt: d.at}
 	if old := d.s.Nodes[op.Node]; old != nil {
 		next = *old
@@ -69,6 +74,90 @@ func (op RegisterNode) apply(d *draft) Result {
 	next.Address, next.Role, next.Labels, next.Resources, next.Session = op.Address, op.Role, op.Labels, op.Resources, op.Session
 	d.putNode(next)
 	return done
+}
+
+func removed(id NodeID) Result {
+	return refuse(Removed, "node %s was removed from the cluster; to come back, it has to join under a new name", id)
+}
+
+func (op SetToken) apply(d *draft) Result {
+	if op.Role != RoleManager && op.Role != RoleWorker {
+		return refuse(Invalid, "role %q: want manager or worker", op.Role)
+	}
+	if len(op.SecretHash) != 2*sha256.Size {
+		return refuse(Invalid, "the hash of a secret has %d characters, not %d", 2*sha256.Size, len(op.SecretHash))
+	}
+	if !op.ExpiresAt.IsZero() && !op.ExpiresAt.After(d.at) {
+		return refuse(Invalid, "the token would have expired before it is made")
+	}
+	old, exists := d.s.Cluster.Tokens[op.Role]
+	if exists && !op.Rotate && (old.ExpiresAt.IsZero() || d.at.Before(old.ExpiresAt)) {
+		return refuse(Conflict, "there is a token for a %s already, made %s, and only its hash is known here; rotate it to get a new one, which ends the old one",
+			op.Role, old.CreatedAt.Format(time.RFC3339))
+	}
+	d.s.Cluster.Tokens = with(d.s.Cluster.Tokens, op.Role, Token{SecretHash: op.SecretHash, CreatedAt: d.at, ExpiresAt: op.ExpiresAt})
+	d.event("token", string(op.Role), "made")
+	return done
+}
+
+func (op AdmitNode) apply(d *draft) Result {
+	if op.Node == "" || op.Key == "" {
+		return refuse(Invalid, "a node must have an ID and a key")
+	}
+	role, ok := d.s.Cluster.TokenRole(op.SecretHash, d.at)
+	if !ok {
+		return refuse(Forbidden, WrongToken)
+	}
+	if d.s.Cluster.IsRemoved(op.Node) {
+		return removed(op.Node)
+	}
+	if old := d.s.Nodes[op.Node]; old != nil {
+		if old.Key == op.Key && old.Role == role {
+			return Result{Code: OK, Role: role} // the answer to its first request was lost
+		}
+		return refuse(Conflict, "there is a node %s already; choose another name", op.Node)
+	}
+	if len(d.s.Nodes) >= MaxNodes {
+		return refuse(Conflict, "the cluster has %d nodes already", MaxNodes)
+	}
+	d.putNode(Node{ID: op.Node, Role: role, Key: op.Key, Availability: AvailabilityActive, Status: NodeUnknown, StatusAt: d.at})
+	d.event("node", string(op.Node), "joined as a "+string(role))
+	return Result{Code: OK, Role: role}
+}
+
+func (op RemoveNode) apply(d *draft) Result {
+	n := d.s.Nodes[op.Node]
+	switch {
+	case op.Node == "" || op.Until.IsZero():
+		return refuse(Invalid, "want a node, and until when it is to be remembered")
+	case d.s.Cluster.IsRemoved(op.Node):
+		return done
+	case n == nil && !op.Force:
+		return refuse(NotFound, "no node %q", op.Node)
+	case n != nil && n.Status != NodeDown && !op.Force:
+		return refuse(Conflict, "node %s is %s; drain it and stop it, or remove it by force", n.ID, n.Status)
+	}
+	gone := map[NodeID]time.Time{op.Node: op.Until}
+	for id, until := range d.s.Cluster.Removed { // order-free: each is kept or not by itself
+		if until.After(d.at) {
+			gone[id] = until
+		}
+	}
+	if len(gone) > MaxRemoved {
+		return refuse(Conflict, "%d nodes were removed whose certificates are still valid; wait until some have expired", MaxRemoved)
+	}
+	d.s.Cluster.Removed = gone
+	d.deleteNode(op.Node)
+	d.event("node", string(op.Node), "removed")
+	return done
+}
+
+// with returns a copy of a map with one more entry: readers of earlier states have the old one.
+func with[K comparable, V any](old map[K]V, key K, value V) map[K]V {
+	next := make(map[K]V, len(old)+1)
+	maps.Copy(next, old)
+	next[key] = value
+	return next
 }
 
 func (op SetAvailability) apply(d *draft) Result {
@@ -291,6 +380,21 @@ func (op StopTask) apply(d *draft) Result {
 	}
 	d.putTask(next)
 	d.event("task", t.Name(), "stopping: "+cut(op.Reason))
+	return done
+}
+
+func (op KillTask) apply(d *draft) Result {
+	t, r := d.task(op.Task)
+	if t == nil {
+		return r
+	}
+	if t.State != TaskRunning {
+		return refuse(Conflict, "task %s does not run: it is %s", t.ID, t.State)
+	}
+	next := *t
+	next.Kills++
+	d.putTask(next)
+	d.event("task", t.Name(), "killed by a user on "+string(t.Node))
 	return done
 }
 

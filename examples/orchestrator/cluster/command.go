@@ -102,6 +102,29 @@ type (
 		Resources Resources         `json:"resources,omitzero"`
 		Session   string            `json:"session"` // new for every start of the agent
 	}
+	// SetToken makes the join token of a role. It replaces the one before only if it says so.
+	SetToken struct {
+		fromOutside
+		Role       Role      `json:"role"`
+		SecretHash string    `json:"secret_hash"`
+		ExpiresAt  time.Time `json:"expires_at,omitzero"` // zero: never
+		Rotate     bool      `json:"rotate,omitempty"`
+	}
+	// AdmitNode lets a node join that has shown the secret of a token, before it gets its certificate. The result says as what.
+	AdmitNode struct {
+		fromOutside
+		Node       NodeID `json:"node"`
+		SecretHash string `json:"secret_hash"`
+		Key        string `json:"key"` // digest of the node's key: the same node may ask again
+	}
+	// RemoveNode forgets a node, for ever: it is refused from then on, and its tasks go elsewhere. A manager has left the Raft
+	// configuration before.
+	RemoveNode struct {
+		fromOutside
+		Node  NodeID    `json:"node"`
+		Until time.Time `json:"until"`           // when the last of its certificates has expired
+		Force bool      `json:"force,omitempty"` // also a node that is not down, or that has never registered
+	}
 	// SetAvailability is `node update --availability`.
 	SetAvailability struct {
 		fromOutside
@@ -114,6 +137,11 @@ type (
 		Node    NodeID         `json:"node"`
 		Session string         `json:"session"`
 		Tasks   []ReportedTask `json:"tasks"`
+	}
+	// KillTask kills a task's process, as a crash would. Its restart policy decides what follows.
+	KillTask struct {
+		fromOutside
+		Task TaskID `json:"task"`
 	}
 	// CreateService asks for a new service. The result names it.
 	CreateService struct {
@@ -164,8 +192,12 @@ func (LoseTask) kind() string        { return "lose-task" }
 func (RemoveTask) kind() string      { return "remove-task" }
 func (DropService) kind() string     { return "drop-service" }
 func (RegisterNode) kind() string    { return "register-node" }
+func (SetToken) kind() string        { return "set-token" }
+func (AdmitNode) kind() string       { return "admit-node" }
+func (RemoveNode) kind() string      { return "remove-node" }
 func (SetAvailability) kind() string { return "set-availability" }
 func (Report) kind() string          { return "report" }
+func (KillTask) kind() string        { return "kill-task" }
 func (CreateService) kind() string   { return "create-service" }
 func (UpdateService) kind() string   { return "update-service" }
 func (ScaleService) kind() string    { return "scale-service" }
@@ -184,8 +216,12 @@ var decoders = map[string]func(json.RawMessage) (Op, error){
 	RemoveTask{}.kind():      decodeAs[RemoveTask],
 	DropService{}.kind():     decodeAs[DropService],
 	RegisterNode{}.kind():    decodeAs[RegisterNode],
+	SetToken{}.kind():        decodeAs[SetToken],
+	AdmitNode{}.kind():       decodeAs[AdmitNode],
+	RemoveNode{}.kind():      decodeAs[RemoveNode],
 	SetAvailability{}.kind(): decodeAs[SetAvailability],
 	Report{}.kind():          decodeAs[Report],
+	KillTask{}.kind():        decodeAs[KillTask],
 	CreateService{}.kind():   decodeAs[CreateService],
 	UpdateService{}.kind():   decodeAs[UpdateService],
 	ScaleService{}.kind():    decodeAs[ScaleService],
@@ -243,11 +279,13 @@ type Code string
 
 // The codes.
 const (
-	OK       Code = "ok"
-	Invalid  Code = "invalid"   // it makes no sense, in any state
-	NotFound Code = "not-found" // what it speaks of is not there
-	Conflict Code = "conflict"  // not in this state
-	Stale    Code = "stale"     // from the control loop of another epoch, or from an earlier session of an agent
+	OK        Code = "ok"
+	Invalid   Code = "invalid"   // it makes no sense, in any state
+	NotFound  Code = "not-found" // what it speaks of is not there
+	Conflict  Code = "conflict"  // not in this state
+	Stale     Code = "stale"     // from the control loop of another epoch, or from an earlier session of an agent
+	Forbidden Code = "forbidden" // the secret does not open anything
+	Removed   Code = "removed"   // the node was removed from the cluster
 )
 
 // Result is what Propose returns for a command. A refused command has changed nothing.
@@ -255,6 +293,7 @@ type Result struct {
 	Code    Code      `json:"code"`
 	Message string    `json:"message,omitempty"` // why it was refused
 	Service ServiceID `json:"service,omitempty"` // the service that CreateService made
+	Role    Role      `json:"role,omitempty"`    // as what AdmitNode has let the node in
 }
 
 // RefusedError is a Result that is not OK.

@@ -122,8 +122,8 @@ func (s *State) check() error {
 		return errors.New("a part is missing")
 	}
 	for _, id := range sortedKeys(s.Nodes) {
-		if n := s.Nodes[id]; n == nil || n.ID != id {
-			return fmt.Errorf("node %q is not itself", id)
+		if n := s.Nodes[id]; n == nil || n.ID != id || s.Cluster.IsRemoved(id) {
+			return fmt.Errorf("node %q is not itself, or was removed", id)
 		}
 	}
 	for _, id := range sortedKeys(s.Services) {

@@ -391,6 +391,9 @@ func TestViewsNeverChange(t *testing.T) {
 
 func TestSnapshotRestoresEverything(t *testing.T) {
 	l, sv, task := webOn(t)
+	l.ok(SetToken{Role: RoleWorker, SecretHash: workerSecret, ExpiresAt: l.now.Add(time.Hour)})
+	l.join("n2")
+	l.ok(RemoveNode{Node: "n2", Until: l.now.Add(time.Hour), Force: true})
 	l.report(task, TaskStatus{State: TaskRunning, Endpoints: []Endpoint{{Target: 8080, Address: "127.0.0.1:9"}}})
 	l.ok(StopTask{Task: task, GaveUp: true, Reason: "unhealthy"})
 	w, err := l.m.Snapshot(context.Background())
@@ -418,6 +421,7 @@ func TestRestoreRefusesWhatIsNotSound(t *testing.T) {
 		"other format":   `{"format":2}`,
 		"no maps":        `{"format":1,"state":{"nodes":null}}`,
 		"null node":      `{"format":1,"state":{"nodes":{"a":null}}}`,
+		"removed node":   `{"format":1,"state":{"cluster":{"removed":{"a":"2026-01-02T03:04:05Z"}},"nodes":{"a":{"id":"a"}}}}`,
 		"wrong key":      `{"format":1,"state":{"nodes":{"a":{"id":"b"}}}}`,
 		"too few slots":  `{"format":1,"state":{"services":{"s":{"id":"s","spec":{"replicas":2}}}}}`,
 		"task of nobody": `{"format":1,"state":{"tasks":{"s.1.1":{"id":"s.1.1","service":"s","slot":1,"generation":1,"state":"new"}}}}`,
@@ -461,4 +465,115 @@ func FuzzApply(f *testing.F) {
 		require.NoError(t, w.WriteTo(context.Background(), &file))
 		require.NoError(t, NewMachine().Restore(context.Background(), raft.SnapshotMeta{}, io.Reader(&file)))
 	})
+}
+
+const (
+	workerSecret  = "1111111111111111111111111111111111111111111111111111111111111111"
+	managerSecret = "2222222222222222222222222222222222222222222222222222222222222222"
+	newSecret     = "3333333333333333333333333333333333333333333333333333333333333333"
+)
+
+func TestTokenLetsInUntilItIsRotatedOrExpires(t *testing.T) {
+	l := newLog(t)
+	l.start(1)
+	admit := func(id NodeID, secret string) Result {
+		return l.do(AdmitNode{Node: id, SecretHash: secret, Key: "key of " + string(id)})
+	}
+	require.Equal(t, Forbidden, admit("w1", workerSecret).Code, "there is no token yet")
+	l.ok(SetToken{Role: RoleWorker, SecretHash: workerSecret})
+	l.ok(SetToken{Role: RoleManager, SecretHash: managerSecret, ExpiresAt: l.now.Add(time.Hour)})
+
+	require.Equal(t, Result{Code: OK, Role: RoleWorker}, admit("w1", workerSecret))
+	require.Equal(t, Result{Code: OK, Role: RoleManager}, admit("m2", managerSecret), "the secret decides the role")
+	require.Equal(t, RoleManager, l.m.View().Nodes["m2"].Role)
+	require.Equal(t, Forbidden, admit("w2", newSecret).Code)
+	require.Equal(t, Forbidden, admit("w2", "").Code)
+
+	// The same node may ask again, because the answer may have been lost. Another one may not take its name.
+	before := l.dump()
+	require.Equal(t, Result{Code: OK, Role: RoleWorker}, admit("w1", workerSecret))
+	require.Equal(t, Conflict, l.do(AdmitNode{Node: "w1", SecretHash: workerSecret, Key: "another"}).Code)
+	require.Equal(t, Conflict, admit("w1", managerSecret).Code, "nor change its role by joining again")
+	require.Equal(t, before, l.dump())
+
+	// A token is not replaced by accident, and worth nothing after it was replaced.
+	require.Equal(t, Conflict, l.do(SetToken{Role: RoleWorker, SecretHash: newSecret}).Code)
+	l.start(2)
+	require.Equal(t, Result{Code: OK, Role: RoleWorker}, admit("w2", workerSecret), "a new leader keeps the tokens")
+	l.ok(SetToken{Role: RoleWorker, SecretHash: newSecret, Rotate: true})
+	require.Equal(t, Forbidden, admit("w3", workerSecret).Code)
+	l.ok(AdmitNode{Node: "w3", SecretHash: newSecret, Key: "k"})
+
+	l.now = l.now.Add(time.Hour)
+	require.Equal(t, Forbidden, admit("m3", managerSecret).Code, "expired")
+	l.ok(SetToken{Role: RoleManager, SecretHash: newSecret[1:] + "4"})
+
+	for _, bad := range []SetToken{
+		{Role: "king", SecretHash: newSecret}, {Role: RoleWorker, SecretHash: "short", Rotate: true},
+		{Role: RoleWorker, SecretHash: newSecret, Rotate: true, ExpiresAt: l.now},
+	} {
+		require.Equal(t, Invalid, l.do(bad).Code, "%+v", bad)
+	}
+	require.Equal(t, Invalid, l.do(AdmitNode{SecretHash: newSecret, Key: "k"}).Code)
+	require.Equal(t, Invalid, l.do(AdmitNode{Node: "w4", SecretHash: newSecret}).Code)
+}
+
+func TestRemovedNodesStayOut(t *testing.T) {
+	l, sv, task := webOn(t)
+	l.ok(SetToken{Role: RoleWorker, SecretHash: workerSecret})
+	until := l.now.Add(time.Hour)
+	require.Equal(t, Conflict, l.do(RemoveNode{Node: "n1", Until: until}).Code, "it is ready")
+	require.Equal(t, NotFound, l.do(RemoveNode{Node: "n9", Until: until}).Code)
+	require.Equal(t, Invalid, l.do(RemoveNode{Node: "n1", Force: true}).Code)
+	l.ok(RemoveNode{Node: "n1", Until: until, Force: true})
+	require.Empty(t, l.m.View().Nodes)
+	before := l.dump()
+	l.ok(RemoveNode{Node: "n1", Until: until})
+	require.Equal(t, before, l.dump(), "done already")
+
+	// Its certificate is still valid; it does not help.
+	register := RegisterNode{Node: "n1", Role: RoleWorker, Session: "2"}
+	require.Equal(t, Removed, l.do(register).Code)
+	require.Equal(t, Removed, l.do(AdmitNode{Node: "n1", SecretHash: workerSecret, Key: "k"}).Code)
+	require.Equal(t, NotFound, l.do(Report{Node: "n1", Session: "1", Tasks: []ReportedTask{{ID: task, Status: TaskStatus{State: TaskRunning}}}}).Code)
+	require.Equal(t, NotFound, l.do(CreateTask{Service: sv, SpecVersion: 1, Slot: 2, Generation: 1, Node: "n1"}).Code)
+	l.ok(LoseTask{Task: task})
+	l.start(2)
+	require.True(t, l.m.View().Cluster.IsRemoved("n1"), "a new leader does not forget it")
+
+	// Once the certificate has expired, nothing has to be remembered; that happens when another node is removed.
+	l.ok(RemoveNode{Node: "founder that never came", Until: until.Add(time.Hour), Force: true})
+	l.now = until
+	require.Equal(t, Removed, l.do(register).Code)
+	l.join("n2")
+	l.ok(SetNodeStatus{Node: "n2", Status: NodeDown})
+	l.ok(RemoveNode{Node: "n2", Until: until.Add(time.Hour)})
+	require.False(t, l.m.View().Cluster.IsRemoved("n1"))
+	require.True(t, l.m.View().Cluster.IsRemoved("founder that never came"))
+}
+
+func TestRemovedNodesAreBounded(t *testing.T) {
+	l := newLog(t)
+	l.start(1)
+	s := *l.m.View()
+	s.Cluster.Removed = map[NodeID]time.Time{}
+	for i := range MaxRemoved {
+		s.Cluster.Removed[NodeID(fmt.Sprint(i))] = l.now.Add(time.Minute)
+	}
+	l.m.publish(&s)
+	remove := RemoveNode{Node: "n", Until: l.now.Add(time.Hour), Force: true}
+	require.Equal(t, Conflict, l.do(remove).Code)
+	l.now = l.now.Add(time.Minute)
+	l.ok(remove)
+	require.Len(t, l.m.View().Cluster.Removed, 1)
+}
+
+func TestOnlyWhatRunsCanBeKilled(t *testing.T) {
+	l, _, task := webOn(t)
+	require.Equal(t, Conflict, l.do(KillTask{Task: task}).Code)
+	require.Equal(t, NotFound, l.do(KillTask{Task: "x"}).Code)
+	l.report(task, TaskStatus{State: TaskRunning})
+	l.ok(KillTask{Task: task})
+	l.ok(KillTask{Task: task})
+	require.Equal(t, 2, l.m.View().Tasks[task].Kills)
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"crypto/subtle"
 	"maps"
 	"slices"
 	"time"
@@ -13,6 +14,38 @@ import (
 type Cluster struct {
 	Epoch   raft.Term `json:"epoch"`    // the term of the newest leader that has begun to schedule
 	EpochAt time.Time `json:"epoch_at"` // when it began, by its own clock
+	// Tokens say who may join, at most one for each role.
+	Tokens map[Role]Token `json:"tokens,omitempty"`
+	// Removed names the nodes that were removed, until their certificates have expired for certain. They are refused everywhere, and
+	// their names are not used again meanwhile.
+	Removed map[NodeID]time.Time `json:"removed,omitempty"`
+}
+
+// Token is what the managers know of a join token: enough to recognise it, not enough to use it.
+type Token struct {
+	SecretHash string    `json:"secret_hash"` // pki.SecretHash
+	CreatedAt  time.Time `json:"created_at"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"` // zero: never
+}
+
+// WrongToken is what is said to a node whose secret opens nothing. It does not say why: that would help with guessing.
+const WrongToken = "the join token is wrong, was rotated, or has expired; `orchestrator token --rotate` on a manager makes a new one"
+
+// IsRemoved reports that a node was removed from the cluster.
+func (c *Cluster) IsRemoved(id NodeID) bool {
+	_, removed := c.Removed[id]
+	return removed
+}
+
+// TokenRole returns the role that a secret lets a node join with; false if it opens nothing at that time.
+func (c *Cluster) TokenRole(secretHash string, at time.Time) (Role, bool) {
+	for _, role := range []Role{RoleManager, RoleWorker} {
+		t, ok := c.Tokens[role]
+		if ok && subtle.ConstantTimeCompare([]byte(t.SecretHash), []byte(secretHash)) == 1 && (t.ExpiresAt.IsZero() || at.Before(t.ExpiresAt)) {
+			return role, true
+		}
+	}
+	return "", false
 }
 
 // State is everything that the managers agree on, after the command at Index. A State that [Machine.View] returned never
@@ -108,6 +141,13 @@ func (d *draft) putNode(n Node) {
 		d.s.Nodes, d.ownNodes = maps.Clone(d.s.Nodes), true
 	}
 	d.s.Nodes[n.ID] = &n
+}
+
+func (d *draft) deleteNode(id NodeID) {
+	if !d.ownNodes {
+		d.s.Nodes, d.ownNodes = maps.Clone(d.s.Nodes), true
+	}
+	delete(d.s.Nodes, id)
 }
 
 func (d *draft) ownServiceMap() {

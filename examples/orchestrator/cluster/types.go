@@ -65,7 +65,8 @@ const (
 	MaxEvents       = 1000
 	MaxTaskFailures = 5
 	MaxSlotFailures = 8
-	maxErrorBytes   = 512 // of TaskStatus.Error
+	MaxRemoved      = 10_000 // nodes that were removed and whose certificates have not expired yet
+	maxErrorBytes   = 512    // of TaskStatus.Error
 )
 
 // Resources is what a node offers.
@@ -77,12 +78,13 @@ type Resources struct {
 // Node is a machine that runs tasks.
 type Node struct {
 	ID           NodeID            `json:"id"`
-	Address      string            `json:"address"` // of its agent, host:port
+	Address      string            `json:"address"` // of a manager's API, host:port; of a worker only its host
 	Role         Role              `json:"role"`
 	Availability Availability      `json:"availability"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	Resources    Resources         `json:"resources,omitzero"`
-	Session      string            `json:"session"` // of the agent process that registered last; reports of an earlier one are refused
+	Key          string            `json:"key,omitempty"` // digest of the key with which it has joined
+	Session      string            `json:"session"`       // of the agent process that registered last; reports of an earlier one are refused
 	Status       NodeStatus        `json:"status"`
 	StatusAt     time.Time         `json:"status_at"` // when Status became what it is
 }
@@ -264,6 +266,7 @@ type Task struct {
 	Node        NodeID    `json:"node,omitempty"` // empty while new
 	Desired     Desired   `json:"desired"`
 	GaveUp      bool      `json:"gave_up,omitempty"` // the leader wants it stopped because it fails where it is
+	Kills       int       `json:"kills,omitempty"`   // how often a user has asked for its process to be killed
 	TaskStatus
 	// Failures are the times of the newest failed runs on this node, oldest first, at most MaxTaskFailures.
 	Failures  []time.Time `json:"failures,omitempty"`

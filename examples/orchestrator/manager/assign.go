@@ -49,14 +49,16 @@ func publishTable(s *cluster.State) publish.Table {
 	return table
 }
 
-// managerAPIs returns where agents find the managers: as they have registered, and the founders, who may not have done so yet.
+// managerAPIs returns where agents find the managers: as they have registered, and those founders who have not done so yet.
 func (m *Manager) managerAPIs(s *cluster.State) []string {
 	found := map[cluster.NodeID]string{}
 	for _, member := range m.settings.Members {
-		found[member.ID] = member.API
+		if !s.Cluster.IsRemoved(member.ID) {
+			found[member.ID] = member.API
+		}
 	}
 	for id, n := range s.Nodes { // order-free: sorted below
-		if n.Role == cluster.RoleManager {
+		if n.Role == cluster.RoleManager && n.Address != "" {
 			found[id] = n.Address
 		}
 	}
@@ -88,6 +90,7 @@ func (w *watchers) look(node cluster.NodeID, a agent.Assignments) (cluster.Fence
 	type wish struct {
 		ID      cluster.TaskID
 		Desired cluster.Desired
+		Kills   int
 	}
 	asks := struct {
 		Epoch    raft.Term // so that every agent learns of a new leader, and makes itself heard
@@ -96,7 +99,7 @@ func (w *watchers) look(node cluster.NodeID, a agent.Assignments) (cluster.Fence
 		Managers []string
 	}{Epoch: a.Fence.Epoch, Services: a.Services, Managers: a.Managers}
 	for _, t := range a.Tasks {
-		asks.Tasks = append(asks.Tasks, wish{t.ID, t.Desired})
+		asks.Tasks = append(asks.Tasks, wish{t.ID, t.Desired, t.Kills})
 	}
 	data, err := json.Marshal(asks)
 	if err != nil {

@@ -44,13 +44,20 @@ type Options struct {
 	Publish publish.Options
 	// ShimProgram answers process.ShimCommand; default: the running executable.
 	ShimProgram string
+
+	Now                 func() time.Time // the clock for certificates. Default: time.Now
+	CertificateLifetime time.Duration    // of the certificates that this manager signs. Default: pki.NodeLifetime
+	RenewInterval       time.Duration    // how often it looks whether its own has to be renewed. Default: 1 minute
 }
 
 // Manager is one manager. Make it with Open, run it with Run, once.
 type Manager struct {
+	dir         string
 	settings    Settings
 	self        api.Member
 	credentials *pki.Credentials
+	ca          *pki.CA
+	renewal     api.Renewal
 	log         *slog.Logger
 
 	machine  *cluster.Machine
@@ -68,15 +75,26 @@ type Manager struct {
 	problems problems
 }
 
-// Open takes hold of a data directory that Found has made, and of the manager's addresses. Nothing runs yet.
+// Open takes hold of a manager's data directory, which Found or Join has made, and of the manager's addresses. Nothing runs yet.
 func Open(dir string, opts Options) (_ *Manager, err error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{log: opts.Logger, machine: cluster.NewMachine(), closing: make(chan struct{})}
-	if m.settings, m.credentials, err = Load(dir); err != nil {
+	m := &Manager{dir: dir, log: opts.Logger, machine: cluster.NewMachine(), closing: make(chan struct{})}
+	if m.settings, m.credentials, err = Load(dir, opts.Now); err != nil {
 		return nil, err
 	}
+	if m.settings.Role != cluster.RoleManager {
+		return nil, fmt.Errorf("the node in %s is a %s", dir, m.settings.Role)
+	}
+	if m.ca, err = pki.LoadCA(filepath.Join(dir, caDir)); err != nil {
+		return nil, err
+	}
+	if opts.CertificateLifetime > 0 {
+		m.ca.Lifetime = opts.CertificateLifetime
+	}
+	m.ca.Now = m.credentials.Now
+	m.credentials.Refuse(func(id pki.Identity) error { return m.notRemoved(id.Node) })
 	if m.self, err = m.settings.self(); err != nil {
 		return nil, err
 	}
@@ -93,7 +111,8 @@ func Open(dir string, opts Options) (_ *Manager, err error) {
 		return nil, err
 	}
 	m.network, err = tcp.New(tcp.Config{
-		Listener: raftListener, Advertise: m.self.Raft, TLS: tcp.TLSFiles(pki.Files(filepath.Join(dir, pkiDir))), Logger: m.log,
+		Listener: raftListener, Advertise: m.self.Raft, Logger: m.log,
+		TLS: &tcp.TLSConfig{Certificate: m.credentials.Certificate, Roots: m.credentials.Members},
 	})
 	if err != nil {
 		return nil, errors.Join(err, raftListener.Close())
@@ -113,10 +132,14 @@ func Open(dir string, opts Options) (_ *Manager, err error) {
 	}
 	m.peers = api.NewClient(m.credentials)
 	m.agentOptions = agent.Options{
-		Node: m.settings.Node, Host: m.settings.Host, Directory: filepath.Join(dir, agentDir), Runtime: m.tasks,
+		Node: m.settings.Node, Host: m.settings.Host, Directory: AgentDirectory(dir), Runtime: m.tasks,
 		Dial:     func(address string) agent.Managers { return api.NewClient(m.credentials, address) },
 		Managers: m.settings.APIs(), Address: m.self.API, Role: cluster.RoleManager, Resources: cluster.Resources{CPUs: runtime.NumCPU()},
 		StopOnExit: opts.StopOnExit, Publish: opts.Publish, Logger: m.log,
+	}
+	m.renewal = api.Renewal{
+		Credentials: m.credentials, Directory: CredentialsDirectory(dir), Interval: opts.RenewInterval, Logger: m.log,
+		Managers: func() []string { return []string{m.self.API} }, // it has the CA's key
 	}
 	return m, nil
 }
@@ -160,12 +183,6 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("start manager %s: %w", m.settings.Node, err)
 	}
-	worker, err := agent.New(m.agentOptions)
-	if err != nil {
-		m.release()
-		return errors.Join(err, m.stopNode())
-	}
-
 	// Two lives: the agent's ends first. If it is to stop its tasks it has a last word for the managers, which may be for this one.
 	working, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -196,7 +213,17 @@ func (m *Manager) Run(ctx context.Context) error {
 			return m.node.Err()
 		}
 	})
-	start(&agentRunning, working, "agent", worker.Run)
+	start(&running, serving, "certificate", m.renewal.Run)
+	start(&agentRunning, working, "agent", func(ctx context.Context) error {
+		if err := m.enter(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+		worker, err := agent.New(m.agentOptions)
+		if err != nil {
+			return err
+		}
+		return worker.Run(ctx)
+	})
 
 	<-working.Done()
 	close(m.closing) // watches end, or they would hold up the API
@@ -208,7 +235,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		_ = server.Close() // whatever is still under way has had its time
 	}
 	stopObserving()
-	err = m.stopNode()
+	err := m.stopNode()
 	running.Wait()
 	m.peers.Close()
 	if ctx.Err() == nil { // nobody asked it to stop

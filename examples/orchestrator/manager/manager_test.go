@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +38,7 @@ type fixture struct {
 	member  api.Member
 	manager *manager.Manager
 	stop    func()
+	clock   func() time.Time // for certificates; nil: the real one
 }
 
 func found(t *testing.T) *fixture {
@@ -43,9 +46,7 @@ func found(t *testing.T) *fixture {
 	ca, err := pki.NewCA("test")
 	require.NoError(t, err)
 	f := &fixture{t: t, dir: t.TempDir(), ca: ca, member: api.Member{ID: "m1", API: freeAddress(t), Raft: freeAddress(t)}}
-	credentials, err := ca.Issue("m1", cluster.RoleManager)
-	require.NoError(t, err)
-	require.NoError(t, manager.Found(t.Context(), f.dir, f.settings(), credentials))
+	require.NoError(t, manager.Found(t.Context(), f.dir, f.settings(), ca))
 	return f
 }
 
@@ -55,15 +56,24 @@ func (f *fixture) settings() manager.Settings {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 2000+os.Getpid()%70*100+int(ports.Add(1)))
+		if l, err := net.Listen("tcp", address); err == nil {
+			require.NoError(t, l.Close())
+			return address
+		}
+	}
+	require.FailNow(t, "no port is free")
+	return ""
 }
+
+// ports counts those that were given out. They are not the system's choice, which could also give them to an outgoing connection before
+// they are used.
+var ports atomic.Int32
 
 func (f *fixture) run() {
 	f.t.Helper()
-	m, err := manager.Open(f.dir, manager.Options{})
+	m, err := manager.Open(f.dir, manager.Options{Now: f.clock, RenewInterval: renewInterval, Logger: testLogger(f.t)})
 	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -93,11 +103,24 @@ func within(t *testing.T) context.Context {
 
 func (f *fixture) client(node cluster.NodeID, role cluster.Role) *api.Client {
 	f.t.Helper()
-	credentials, err := f.ca.Issue(node, role)
-	require.NoError(f.t, err)
-	c := api.NewClient(credentials, f.member.API)
+	c := api.NewClient(f.credentials(node, role), f.member.API)
 	f.t.Cleanup(c.Close)
 	return c
+}
+
+func (f *fixture) credentials(node cluster.NodeID, role cluster.Role) *pki.Credentials {
+	f.t.Helper()
+	credentials, err := f.ca.Issue(node, role)
+	require.NoError(f.t, err)
+	return credentials
+}
+
+func readError(t *testing.T, response *http.Response) *api.Error {
+	t.Helper()
+	answer := &api.Error{}
+	require.NoError(t, json.NewDecoder(response.Body).Decode(answer))
+	require.NotEmpty(t, answer.Code)
+	return answer
 }
 
 func registration(node cluster.NodeID, session string) agent.Registration {
@@ -132,7 +155,8 @@ func TestCertificateDecidesWhatACallerMayDo(t *testing.T) {
 	requireCode(t, api.CodeForbidden, err)
 	_, err = worker.Do(within(t), cluster.SetAvailability{Node: "m1", Availability: cluster.AvailabilityDrain})
 	requireCode(t, api.CodeForbidden, err)
-	requireCode(t, api.CodeForbidden, worker.Kill(within(t), "s1.1.1"))
+	_, err = worker.Do(within(t), cluster.KillTask{Task: "s1.1.1"})
+	requireCode(t, api.CodeForbidden, err)
 
 	stranger, err := pki.NewCA("test") // the same name, and another key
 	require.NoError(t, err)
@@ -283,26 +307,22 @@ func TestRequestsAreBounded(t *testing.T) {
 			response := post(path, bytes.NewReader([]byte(body)))
 			require.GreaterOrEqual(t, response.StatusCode, 400, "%s %q", path, body)
 			require.Less(t, response.StatusCode, 500, "%s %q", path, body)
-			var answer api.Error
-			require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
-			require.NotEmpty(t, answer.Code)
+			readError(t, response)
 		}
 	}
 }
 
 func TestDirectoryIsNotTakenTwice(t *testing.T) {
 	f := found(t)
-	credentials, err := f.ca.Issue("m1", cluster.RoleManager)
-	require.NoError(t, err)
-	require.ErrorContains(t, manager.Found(t.Context(), f.dir, f.settings(), credentials), "belongs to a manager already")
+	require.ErrorContains(t, manager.Found(t.Context(), f.dir, f.settings(), f.ca), "belongs to a node already")
 
 	f.run()
-	_, err = manager.Open(f.dir, manager.Options{})
+	_, err := manager.Open(f.dir, manager.Options{})
 	require.ErrorContains(t, err, "in use by another process")
 	f.stop()
 
 	_, err = manager.Open(t.TempDir(), manager.Options{})
-	require.ErrorIs(t, err, manager.ErrNoManager)
+	require.ErrorIs(t, err, manager.ErrNoNode)
 
 	// The certificate of another node is noticed before anything is started.
 	other, err := f.ca.Issue("m2", cluster.RoleManager)
@@ -311,9 +331,9 @@ func TestDirectoryIsNotTakenTwice(t *testing.T) {
 	_, err = manager.Open(f.dir, manager.Options{})
 	require.ErrorContains(t, err, "put back the one that belongs here")
 
-	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "manager.json"), []byte("{"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "node.json"), []byte("{"), 0o600))
 	_, err = manager.Open(f.dir, manager.Options{})
-	require.ErrorContains(t, err, "manager.json")
+	require.ErrorContains(t, err, "node.json")
 }
 
 func TestErrorsAreTranslated(t *testing.T) {

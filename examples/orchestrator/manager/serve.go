@@ -25,7 +25,8 @@ import (
 const (
 	maxConnections = 1024
 	maxHeaderBytes = 16 << 10
-	maxProblems    = 100 // of one node
+	maxProblems    = 100      // of one node
+	maxJoinBytes   = 64 << 10 // of a request from who is not known yet
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = api.WatchWait + 10*time.Second // from the end of the request's header; a watch lasts that long
@@ -37,48 +38,126 @@ const (
 // manager hangs.
 func (m *Manager) newServer() *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(handle(m.register)))
+	mux.HandleFunc("POST "+api.PathJoin, forAnybody(handle(m.join)))
+	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(m.upToDate(handle(m.register))))
 	mux.HandleFunc("POST "+api.PathHeartbeat, m.forAgents(m.atLeader(handle(m.heartbeat))))
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
-	mux.HandleFunc("GET "+api.PathState, m.forManagers(handle(m.view)))
+	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(m.upToDate(handle(m.renew))))
+	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.upToDate(m.atLeader(handle(m.remove)))))
 	mux.HandleFunc("GET "+api.PathStatus, m.forManagers(handle(m.status)))
-	mux.HandleFunc("POST "+api.PathCommand, m.forManagers(handle(m.command)))
-	mux.HandleFunc("POST "+api.PathKill, m.forManagers(m.kill))
-	mux.HandleFunc("POST "+api.PathLeader, m.forManagers(m.atLeader(handle(m.changeLeader))))
+	mux.HandleFunc("GET "+api.PathState, m.forManagers(m.upToDate(handle(m.view))))
+	mux.HandleFunc("POST "+api.PathCommand, m.forManagers(m.upToDate(handle(m.command))))
+	mux.HandleFunc("POST "+api.PathLeader, m.forManagers(m.upToDate(m.atLeader(handle(m.changeLeader)))))
+	mux.HandleFunc("POST "+api.PathEnter, m.forManagers(m.upToDate(m.atLeader(handle(m.admitManager)))))
+	mux.HandleFunc("POST "+api.PathVote, m.forManagers(m.upToDate(m.atLeader(handle(m.vote)))))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler: mux, TLSConfig: m.credentials.ServerTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
+		Handler: mux, TLSConfig: m.credentials.FrontDoorTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
 	}
 }
 
 // caller is who has sent a request, as its certificate says.
-type caller struct{ pki.Identity }
+type caller struct {
+	pki.Identity
+	relays bool // the request says that the caller only passes it on
+}
 
-// mayActAs says whether the caller may speak for a node: an agent for its own node only, a manager for all, since it passes on what
-// agents have told it.
+// mayActAs says whether the caller may speak for a node: for its own only, unless it is a manager that passes on what it has been told.
 func (c caller) mayActAs(node cluster.NodeID) error {
-	if c.Role == cluster.RoleManager || c.Node == node {
+	if c.Node == node || c.relays && c.Role == cluster.RoleManager {
 		return nil
 	}
 	return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("node %s may not speak for node %s", c.Node, node)}
 }
 
+// mayRemove says whether the caller may remove a node: a manager any node, a worker itself.
+func (c caller) mayRemove(node cluster.NodeID) error {
+	if c.Role == cluster.RoleManager || c.Node == node {
+		return nil
+	}
+	return &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("node %s may not remove node %s", c.Node, node)}
+}
+
 type callerKey struct{}
 
-// forAgents lets every member of the cluster in; TLS has made sure that it is one.
+func bounded(limit int64, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		next(w, r)
+	}
+}
+
+// forAnybody lets everybody in, for one small request: connections are bounded, and strangers must not hold them.
+func forAnybody(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		bounded(maxJoinBytes, next)(w, r)
+	}
+}
+
+// forAgents lets every node of the cluster in. TLS has made sure that the certificate is the cluster's; that it is still good is looked
+// at with every request, because a connection may last longer.
 func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := pki.PeerIdentity(r.TLS)
 		if err != nil {
+			w.Header().Set("Connection", "close")
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: err.Error()})
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, api.MaxRequestBytes)
-		next(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id})))
+		if err := m.notRemoved(id.Node); err != nil {
+			fail(w, err)
+			return
+		}
+		now, cert := m.credentials.Now(), r.TLS.PeerCertificates[0]
+		if !now.Before(pki.RenewAt(cert)) {
+			w.Header().Set("Connection", "close") // the next request makes a new one, with the certificate that is the newest by then
+		}
+		if now.After(cert.NotAfter) {
+			fail(w, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s has expired", id.Node)})
+			return
+		}
+		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id, r.Header.Get(api.RelayedHeader) != ""})))
 	}
+}
+
+// upToDate serves a request from a state that is at least as new as every change acknowledged before it came, and looks again whether the
+// caller was removed: a manager that lags behind, or is cut off, would let in who is gone already.
+func (m *Manager) upToDate(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body) // first, because until then the server does not notice that a client has given up
+		if err != nil {
+			fail(w, unreadable(r, err))
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		err = m.node.Read(ctx)
+		cancel()
+		if err == nil {
+			err = m.notRemoved(callerOf(r.Context()).Node)
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// notRemoved is an error if a node was removed, as far as this manager knows.
+func (m *Manager) notRemoved(id cluster.NodeID) error {
+	if m.machine.View().Cluster.IsRemoved(id) {
+		return removedNode(id)
+	}
+	return nil
+}
+
+func removedNode(id cluster.NodeID) error {
+	return &api.Error{Code: api.CodeRemoved, Node: id, Message: fmt.Sprintf("node %s was removed from the cluster", id)}
 }
 
 // forManagers lets those in who hold a manager's certificate: other managers, and the command line on a manager's machine.
@@ -100,7 +179,7 @@ func handle[Request, Answer any](f func(context.Context, Request) (Answer, error
 		var request Request
 		if r.Method != http.MethodGet {
 			if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
-				fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", r.URL.Path, err)})
+				fail(w, unreadable(r, err))
 				return
 			}
 		}
@@ -112,6 +191,10 @@ func handle[Request, Answer any](f func(context.Context, Request) (Answer, error
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(answer) // an error means that the client is gone
 	}
+}
+
+func unreadable(r *http.Request, err error) error {
+	return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", r.URL.Path, err)}
 }
 
 func fail(w http.ResponseWriter, err error) {
@@ -149,10 +232,9 @@ func (m *Manager) relay(w http.ResponseWriter, r *http.Request, to cluster.NodeI
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("read the request: %v", err)})
+		fail(w, unreadable(r, err))
 		return
 	}
-	// The other manager sees our certificate, not the caller's: what the caller may say has to be checked here.
 	if err := mayRelay(callerOf(r.Context()), r.URL.Path, body); err != nil {
 		fail(w, err)
 		return
@@ -170,7 +252,7 @@ func (m *Manager) relay(w http.ResponseWriter, r *http.Request, to cluster.NodeI
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(answer.Bytes()) // an error means that the client is gone
 	case errors.As(err, new(*api.Error)):
-		fail(w, err)
+		fail(w, relayed(err, callerOf(r.Context())))
 	case sent:
 		fail(w, &api.Error{Code: api.CodeUncertain, Message: fmt.Sprintf("manager %s has not answered: %v", to, err)})
 	default:
@@ -178,15 +260,39 @@ func (m *Manager) relay(w http.ResponseWriter, r *http.Request, to cluster.NodeI
 	}
 }
 
+// relayed is what a caller is told when another manager has refused its request. That this manager was removed, which has passed it on,
+// is nothing that the caller should take for itself.
+func relayed(err error, c caller) error {
+	var answer *api.Error
+	if errors.As(err, &answer) && answer.Code == api.CodeRemoved && answer.Node != c.Node {
+		return unavailable("%s; ask another manager", answer.Message)
+	}
+	return err
+}
+
+// mayRelay checks what a caller says about itself, in the requests that are passed on and depend on it. The other manager sees who has
+// passed them on.
 func mayRelay(c caller, path string, body []byte) error {
-	if path != api.PathHeartbeat {
-		return nil // only managers get as far as this with anything else
+	var said struct {
+		Node   cluster.NodeID `json:"node"`   // agent.Heartbeat, api.RemoveRequest
+		Member api.Member     `json:"member"` // api.EnterRequest
 	}
-	var h agent.Heartbeat
-	if err := json.Unmarshal(body, &h); err != nil {
-		return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", path, err)}
+	switch path {
+	case api.PathHeartbeat, api.PathRemove, api.PathEnter:
+		if err := json.Unmarshal(body, &said); err != nil {
+			return &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("%s: read the request: %v", path, err)}
+		}
 	}
-	return c.mayActAs(h.Node)
+	switch path {
+	case api.PathHeartbeat:
+		return c.mayActAs(said.Node)
+	case api.PathRemove:
+		return c.mayRemove(said.Node)
+	case api.PathEnter:
+		return c.mayActAs(said.Member.ID)
+	default:
+		return nil // it is for managers, whoever they are, and only managers have got as far as this
+	}
 }
 
 // apiOf returns where another manager's API is; "" if that is not known.
@@ -225,7 +331,7 @@ func (m *Manager) register(ctx context.Context, r agent.Registration) (none, err
 	if err := c.mayActAs(r.Node); err != nil {
 		return none{}, err
 	}
-	if c.Node == r.Node && c.Role != r.Role {
+	if c.Role != r.Role {
 		return none{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s says %s, not %s", c.Node, c.Role, r.Role)}
 	}
 	_, err := m.propose(ctx, cluster.RegisterNode{
@@ -245,6 +351,9 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 		return agent.Assignments{}, unavailable("manager %s has only just been elected", m.settings.Node)
 	}
 	state := m.machine.View()
+	if err := m.notRemoved(h.Node); err != nil { // it may have come through another manager, which the certificate names
+		return agent.Assignments{}, err
+	}
 	if err := known(state, h.Node, h.Session); err != nil {
 		return agent.Assignments{}, err
 	}
@@ -278,26 +387,16 @@ func known(s *cluster.State, node cluster.NodeID, session string) error {
 	return nil
 }
 
-func (m *Manager) view(ctx context.Context, _ none) (api.View, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if err := m.node.Read(ctx); err != nil {
-		return api.View{}, err
-	}
-	state := m.machine.View()
-	status := m.node.Status()
-	v := api.View{State: state, Leader: cluster.NodeID(status.Leader), Term: status.Term}
-	for _, s := range status.Configuration.Servers {
-		v.Members = append(v.Members, api.Member{ID: cluster.NodeID(s.ID), Raft: s.Address, API: m.apiOf(cluster.NodeID(s.ID))})
-	}
-	return v, nil
+func (m *Manager) view(context.Context, none) (api.View, error) {
+	state, lead := m.machine.View(), m.node.Leadership()
+	return api.View{State: state, Leader: cluster.NodeID(lead.Leader), Term: lead.Term, Members: m.members()}, nil
 }
 
 func (m *Manager) status(context.Context, none) (api.Status, error) {
 	s := m.node.Status()
 	status := api.Status{
 		Node: m.settings.Node, State: s.State, Failure: s.Failure, Role: s.Role.String(), Term: s.Term, Leader: cluster.NodeID(s.Leader),
-		Commit: s.CommitIndex, Applied: s.AppliedIndex, CanCommit: s.CanCommit, WhyNot: s.WhyNot,
+		Commit: s.CommitIndex, Applied: s.AppliedIndex, CanCommit: s.CanCommit, WhyNot: s.WhyNot, Members: m.members(),
 	}
 	if o := m.office.Load(); o != nil {
 		status.Epoch, status.Problems = o.epoch, m.problems.all()
@@ -313,42 +412,11 @@ func (m *Manager) command(ctx context.Context, raw json.RawMessage) (cluster.Res
 	}
 	switch c.Op.(type) {
 	case cluster.CreateService, cluster.UpdateService, cluster.ScaleService, cluster.StopService, cluster.StartService,
-		cluster.RemoveService, cluster.SetAvailability:
+		cluster.RemoveService, cluster.SetAvailability, cluster.SetToken, cluster.KillTask:
 		return m.propose(ctx, c.Op)
 	default:
 		return cluster.Result{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("%T is not an operation of users", c.Op)}
 	}
-}
-
-// kill kills a task's process on its node, as a crash would.
-func (m *Manager) kill(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("read the request: %v", err)})
-		return
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body)) // to be read again, here or by another manager
-	var k api.KillRequest
-	if err := json.Unmarshal(body, &k); err != nil {
-		fail(w, &api.Error{Code: string(cluster.Invalid), Message: fmt.Sprintf("read the request: %v", err)})
-		return
-	}
-	task := m.machine.View().Tasks[k.Task]
-	switch {
-	case task == nil:
-		fail(w, &api.Error{Code: string(cluster.NotFound), Message: fmt.Sprintf("no task %q", k.Task)})
-	case task.Node != m.settings.Node:
-		m.relay(w, r, task.Node)
-	default:
-		handle(m.killHere)(w, r)
-	}
-}
-
-func (m *Manager) killHere(ctx context.Context, k api.KillRequest) (none, error) {
-	if err := m.tasks.Kill(ctx, string(k.Task)); err != nil {
-		return none{}, &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf("task %s: %v", k.Task, err)}
-	}
-	return none{}, nil
 }
 
 func (m *Manager) changeLeader(ctx context.Context, c api.ChangeLeaderRequest) (api.ChangeLeaderAnswer, error) {

@@ -1,6 +1,7 @@
-// Package pki is the cluster's certificate authority. Every manager and agent has a certificate that names it in a URI,
-// `raft://<cluster>/<node>`, the form that the library's TCP transport checks against the membership, and its role in the subject's
-// organizational unit. All connections are TLS 1.3 with certificates both ways.
+// Package pki is the cluster's certificate authority. Every node has a certificate that names it in a URI, and its role in the
+// subject's organizational unit. A manager's URI is `raft://<cluster>/<node>`, the form that the library's TCP transport asks for. A
+// worker's is `worker://<cluster>/<node>`, so that no manager lets a worker in where the managers talk Raft. All connections are
+// TLS 1.3 with certificates both ways; the one exception is a node that joins, which has only a [Token].
 //
 // A peer is known by that name, not by its host name: addresses change, and whoever answers at an address is nobody until the name fits.
 package pki
@@ -9,9 +10,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -21,6 +24,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
@@ -37,8 +41,7 @@ const (
 const (
 	caFile    = "ca.pem"
 	caKeyFile = "ca-key.pem"
-	certFile  = "cert.pem"
-	keyFile   = "key.pem"
+	nodeFile  = "node.pem" // certificate and key, in one file so that they are replaced in one step
 )
 
 // Identity is what a certificate says about its holder.
@@ -67,7 +70,16 @@ func (id Identity) validate() error {
 
 // URI is the name in the certificate.
 func (id Identity) URI() *url.URL {
-	return &url.URL{Scheme: "raft", Host: id.Cluster, Path: "/" + string(id.Node)}
+	scheme := "raft"
+	if id.Role != cluster.RoleManager {
+		scheme = "worker" // a name that the Raft port does not know
+	}
+	return &url.URL{Scheme: scheme, Host: id.Cluster, Path: "/" + string(id.Node)}
+}
+
+// CheckName says what is wrong with a node's name; nil if nothing is.
+func CheckName(node cluster.NodeID) error {
+	return Identity{Cluster: "any", Node: node, Role: cluster.RoleWorker}.validate()
 }
 
 // identityOf reads a certificate. It says nothing about who signed it.
@@ -81,13 +93,18 @@ func identityOf(cert *x509.Certificate) (Identity, error) {
 		id.Node = cluster.NodeID(uri.Path[1:])
 	}
 	if err := id.validate(); err != nil || uri.String() != id.URI().String() {
-		return Identity{}, errors.Join(err, fmt.Errorf("the certificate names %q, want raft://<cluster>/<node>", uri))
+		return Identity{}, errors.Join(err, fmt.Errorf("the certificate names %q, which is not the name of a %s", uri, id.Role))
 	}
 	return id, nil
 }
 
 // CA signs the certificates of one cluster. Only managers have it.
 type CA struct {
+	// Lifetime is how long the certificates that it signs are valid. Default: NodeLifetime.
+	Lifetime time.Duration
+	// Now is the clock that they are dated by. Default: time.Now.
+	Now func() time.Time
+
 	cluster string
 	cert    *x509.Certificate
 	key     *ecdsa.PrivateKey
@@ -119,7 +136,7 @@ func NewCA(clusterName string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &CA{cluster: clusterName, cert: cert, key: key}, nil
+	return &CA{Lifetime: NodeLifetime, Now: time.Now, cluster: clusterName, cert: cert, key: key}, nil
 }
 
 // Cluster returns the name of the cluster.
@@ -127,6 +144,12 @@ func (ca *CA) Cluster() string { return ca.cluster }
 
 // CertificatePEM returns the public half, which every node needs and whose digest a join token carries.
 func (ca *CA) CertificatePEM() []byte { return encodeCert(ca.cert.Raw) }
+
+// Certificate returns the public half, whose digest is in the cluster's join tokens.
+func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
+
+// KeyPEM returns the private half, for another manager.
+func (ca *CA) KeyPEM() ([]byte, error) { return encodeKey(ca.key) }
 
 // Save writes the authority with its key, readable by the owner only, into dir, which is made if absent.
 func (ca *CA) Save(dir string) error {
@@ -139,15 +162,29 @@ func (ca *CA) Save(dir string) error {
 
 // LoadCA reads what Save wrote.
 func LoadCA(dir string) (*CA, error) {
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, caFile), filepath.Join(dir, caKeyFile))
+	cert, errCert := os.ReadFile(filepath.Join(dir, caFile))
+	key, errKey := os.ReadFile(filepath.Join(dir, caKeyFile))
+	if err := errors.Join(errCert, errKey); err != nil {
+		return nil, fmt.Errorf("load the CA: %w", err)
+	}
+	ca, err := ParseCA(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w, in %s", err, dir)
+	}
+	return ca, nil
+}
+
+// ParseCA puts the two halves of an authority together and checks that they fit.
+func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("load the CA: %w", err)
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || !pair.Leaf.IsCA {
-		return nil, fmt.Errorf("load the CA: %s holds no authority with an ECDSA key", dir)
+		return nil, errors.New("load the CA: not an authority with an ECDSA key")
 	}
-	return &CA{cluster: pair.Leaf.Subject.CommonName, cert: pair.Leaf, key: key}, nil
+	return &CA{Lifetime: NodeLifetime, Now: time.Now, cluster: pair.Leaf.Subject.CommonName, cert: pair.Leaf, key: key}, nil
 }
 
 // Issue makes a key and a certificate for a node of this cluster. hosts, names or addresses, are for clients that check host names too.
@@ -160,7 +197,7 @@ func (ca *CA) Issue(node cluster.NodeID, role cluster.Role, hosts ...string) (*C
 	if err != nil {
 		return nil, err
 	}
-	return NewCredentials(ca.CertificatePEM(), cert, key)
+	return NewCredentials(ca.CertificatePEM(), cert, key, ca.Now)
 }
 
 // NewRequest makes a key and a signing request. The request says nothing but the key: who its holder is and what it may do is decided
@@ -186,25 +223,16 @@ func (ca *CA) Sign(requestPEM []byte, node cluster.NodeID, role cluster.Role, ho
 	if err := id.validate(); err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(requestPEM)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, errors.New("signing request: not a PEM block of type CERTIFICATE REQUEST")
-	}
-	request, err := x509.ParseCertificateRequest(block.Bytes)
+	request, err := parseRequest(requestPEM)
 	if err != nil {
-		return nil, fmt.Errorf("signing request: %w", err)
+		return nil, err
 	}
-	if err := request.CheckSignature(); err != nil { // the sender has the key
-		return nil, fmt.Errorf("signing request: %w", err)
-	}
-	if key, ok := request.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("signing request: want an ECDSA key on P-256")
-	}
+	now := ca.Now()
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: string(node), OrganizationalUnit: []string{string(role)}, Organization: []string{ca.cluster}},
 		URIs:        []*url.URL{id.URI()},
-		NotBefore:   time.Now().Add(-clockSkew),
-		NotAfter:    time.Now().Add(NodeLifetime),
+		NotBefore:   now.Add(-clockSkew),
+		NotAfter:    now.Add(ca.Lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -222,48 +250,138 @@ func (ca *CA) Sign(requestPEM []byte, node cluster.NodeID, role cluster.Role, ho
 	return encodeCert(der), nil
 }
 
-// Credentials are a node's own key and certificate, and the CA that it trusts.
-type Credentials struct {
-	identity Identity
-	pair     tls.Certificate
-	roots    *x509.CertPool
-	files    map[string][]byte
+// parseRequest reads a signing request and makes sure that its sender has the key.
+func parseRequest(requestPEM []byte) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(requestPEM)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errors.New("signing request: not a PEM block of type CERTIFICATE REQUEST")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("signing request: %w", err)
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("signing request: %w", err)
+	}
+	if key, ok := request.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("signing request: want an ECDSA key on P-256")
+	}
+	return request, nil
 }
 
-// NewCredentials puts the parts together and checks that they fit.
-func NewCredentials(caPEM, certPEM, keyPEM []byte) (*Credentials, error) {
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+// RequestKey returns the digest of the key in a signing request, so that the same request can be recognised when it comes again.
+func RequestKey(requestPEM []byte) (string, error) {
+	request, err := parseRequest(requestPEM)
 	if err != nil {
-		return nil, fmt.Errorf("node certificate: %w", err)
+		return "", err
 	}
-	c := &Credentials{pair: pair, roots: x509.NewCertPool(), files: map[string][]byte{caFile: caPEM, certFile: certPEM, keyFile: keyPEM}}
-	if !c.roots.AppendCertsFromPEM(caPEM) {
+	sum := sha256.Sum256(request.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Credentials are a node's own key and certificate, and the CA that it trusts. The certificate can be replaced while it is in use: the
+// TLS configurations made from them show the newest one in every new handshake.
+type Credentials struct {
+	identity Identity
+	ca       *x509.Certificate
+	caPEM    []byte
+	roots    *x509.CertPool // the CA
+	members  *x509.CertPool // the CA, for nodes that admit lets in
+
+	now    func() time.Time
+	refuse atomic.Pointer[func(Identity) error]
+	held   atomic.Pointer[held]
+}
+
+// held is a certificate with its key.
+type held struct {
+	pair    tls.Certificate
+	withCA  tls.Certificate // the same, with the CA's certificate behind it, for clients that know no more than its digest
+	nodePEM []byte
+}
+
+// NewCredentials puts the parts together and checks that they fit. now is the clock by which certificates are valid; nil: time.Now.
+func NewCredentials(caPEM, certPEM, keyPEM []byte, now func() time.Time) (*Credentials, error) {
+	if now == nil {
+		now = time.Now
+	}
+	c := &Credentials{caPEM: caPEM, now: now, roots: x509.NewCertPool(), members: x509.NewCertPool()}
+	block, _ := pem.Decode(caPEM)
+	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, errors.New("CA certificate: no PEM certificate in it")
 	}
-	if c.identity, err = c.verify([]*x509.Certificate{pair.Leaf}, x509.ExtKeyUsageClientAuth); err != nil {
-		return nil, fmt.Errorf("node certificate: %w", err)
+	var err error
+	if c.ca, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return nil, fmt.Errorf("CA certificate: %w", err)
 	}
+	c.roots.AddCert(c.ca)
+	c.members.AddCertWithConstraint(c.ca, c.admit)
+	h, id, err := c.hold(certPEM, keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	c.identity = id
+	c.held.Store(h)
 	return c, nil
 }
 
-// Save writes the credentials, readable by the owner only, into dir, which is made if absent.
-func (c *Credentials) Save(dir string) error { return writeFiles(dir, c.files) }
-
-// Files returns the paths of what Save writes into dir, for tcp.TLSFiles of the library.
-func Files(dir string) (cert, key, ca string) {
-	return filepath.Join(dir, certFile), filepath.Join(dir, keyFile), filepath.Join(dir, caFile)
+func (c *Credentials) hold(certPEM, keyPEM []byte) (*held, Identity, error) {
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, Identity{}, fmt.Errorf("node certificate: %w", err)
+	}
+	id, err := c.verify([]*x509.Certificate{pair.Leaf}, c.roots, x509.ExtKeyUsageClientAuth)
+	if err != nil {
+		return nil, Identity{}, fmt.Errorf("node certificate: %w", err)
+	}
+	withCA := pair
+	withCA.Certificate = [][]byte{pair.Certificate[0], c.ca.Raw}
+	return &held{pair: pair, withCA: withCA, nodePEM: slices.Concat(certPEM, keyPEM)}, id, nil
 }
 
-// Load reads what Save wrote.
-func Load(dir string) (*Credentials, error) {
-	var data [3][]byte
-	for i, name := range []string{caFile, certFile, keyFile} {
-		var err error
-		if data[i], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
-			return nil, fmt.Errorf("load credentials: %w", err)
-		}
+// Replace puts a renewed certificate of the same node in the place of the present one, in dir first. Connections that exist go on with
+// the old one.
+func (c *Credentials) Replace(dir string, certPEM, keyPEM []byte) error {
+	h, id, err := c.hold(certPEM, keyPEM)
+	switch {
+	case err != nil:
+		return err
+	case id != c.identity:
+		return fmt.Errorf("the certificate is for %s %s, want %s %s", id.Role, id.Node, c.identity.Role, c.identity.Node)
 	}
-	c, err := NewCredentials(data[0], data[1], data[2])
+	if err := writeFiles(dir, map[string][]byte{nodeFile: h.nodePEM}); err != nil {
+		return err
+	}
+	c.held.Store(h)
+	return nil
+}
+
+// Refuse sets what decides, besides the CA's signature, who is let in: a node for which refuse returns an error is turned away at
+// the next handshake by Members, ServerTLS and ClientTLS.
+func (c *Credentials) Refuse(refuse func(Identity) error) { c.refuse.Store(&refuse) }
+
+// admit is asked for every chain that ends at the CA.
+func (c *Credentials) admit(chain []*x509.Certificate) error {
+	id, err := identityOf(chain[0])
+	if refuse := c.refuse.Load(); err == nil && refuse != nil {
+		err = (*refuse)(id)
+	}
+	return err
+}
+
+// Save writes the credentials, readable by the owner only, into dir, which is made if absent.
+func (c *Credentials) Save(dir string) error {
+	return writeFiles(dir, map[string][]byte{caFile: c.caPEM, nodeFile: c.held.Load().nodePEM})
+}
+
+// Load reads what Save wrote. now as for NewCredentials.
+func Load(dir string, now func() time.Time) (*Credentials, error) {
+	ca, errCA := os.ReadFile(filepath.Join(dir, caFile))
+	node, errNode := os.ReadFile(filepath.Join(dir, nodeFile))
+	if err := errors.Join(errCA, errNode); err != nil {
+		return nil, fmt.Errorf("load credentials: %w", err)
+	}
+	c, err := NewCredentials(ca, node, node, now)
 	if err != nil {
 		return nil, fmt.Errorf("load credentials from %s: %w", dir, err)
 	}
@@ -273,20 +391,55 @@ func Load(dir string) (*Credentials, error) {
 // Identity returns who the holder is.
 func (c *Credentials) Identity() Identity { return c.identity }
 
+// Authority returns the certificate of the cluster's CA.
+func (c *Credentials) Authority() *x509.Certificate { return c.ca }
+
+// Now returns the time by the clock that the certificates are checked with.
+func (c *Credentials) Now() time.Time { return c.now() }
+
 // ExpiresAt is when the certificate has to be replaced at the latest.
-func (c *Credentials) ExpiresAt() time.Time { return c.pair.Leaf.NotAfter }
+func (c *Credentials) ExpiresAt() time.Time { return c.held.Load().pair.Leaf.NotAfter }
+
+// RenewAt is when it should be replaced: when two thirds of its life are over.
+func (c *Credentials) RenewAt() time.Time { return RenewAt(c.held.Load().pair.Leaf) }
+
+// RenewAt is when a node's certificate should be replaced: when two thirds of its life are over.
+func RenewAt(cert *x509.Certificate) time.Time {
+	issued := cert.NotBefore.Add(clockSkew)
+	return issued.Add(cert.NotAfter.Sub(issued) * 2 / 3)
+}
+
+// Certificate and Members are what the library's TCP transport needs: the certificate to show, and who is let in.
+func (c *Credentials) Certificate() (*tls.Certificate, error) { return &c.held.Load().pair, nil }
+
+// Members returns the pool in which a certificate is verified that must be of a node which Refuse has not turned away.
+func (c *Credentials) Members() (*x509.CertPool, error) { return c.members, nil }
 
 // ServerTLS returns a configuration that lets in nodes of this cluster, of the given roles; none given means all of them.
 func (c *Credentials) ServerTLS(roles ...cluster.Role) *tls.Config {
+	return c.server(c.members, tls.RequireAnyClientCert, roles)
+}
+
+// FrontDoorTLS returns a configuration that lets in every holder of a certificate of this cluster, and clients without any certificate,
+// which want to join. What they may do is for the server to decide, request by request; so it can tell them why not.
+func (c *Credentials) FrontDoorTLS() *tls.Config {
+	return c.server(c.roots, tls.RequestClientCert, nil)
+}
+
+func (c *Credentials) server(pool *x509.CertPool, auth tls.ClientAuthType, roles []cluster.Role) *tls.Config {
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{c.pair},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    c.roots,
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.held.Load().withCA, nil },
+		ClientAuth:     auth, // VerifyConnection checks what is shown
+		ClientCAs:      c.roots,
+		Time:           c.now,
 		// Resumption skips the handshake's checks of the certificate, and saves little on connections that last.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			id, err := c.verify(state.PeerCertificates, x509.ExtKeyUsageClientAuth)
+			if len(state.PeerCertificates) == 0 && auth == tls.RequestClientCert {
+				return nil
+			}
+			id, err := c.verify(state.PeerCertificates, pool, x509.ExtKeyUsageClientAuth)
 			if err == nil && len(roles) > 0 && !slices.Contains(roles, id.Role) {
 				err = fmt.Errorf("node %s is a %s, which may not do this", id.Node, id.Role)
 			}
@@ -298,14 +451,15 @@ func (c *Credentials) ServerTLS(roles ...cluster.Role) *tls.Config {
 // ClientTLS returns a configuration that talks to the given node only or, if that is empty, to any manager of this cluster.
 func (c *Credentials) ClientTLS(node cluster.NodeID) *tls.Config {
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{c.pair},
-		RootCAs:      c.roots,
+		MinVersion:           tls.VersionTLS13,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate() },
+		RootCAs:              c.roots,
+		Time:                 c.now,
 		// What is switched off is the check of the host name together with that of the chain; VerifyConnection makes up for the chain
 		// and checks the node's name instead.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			id, err := c.verify(state.PeerCertificates, x509.ExtKeyUsageServerAuth)
+			id, err := c.verify(state.PeerCertificates, c.members, x509.ExtKeyUsageServerAuth)
 			switch {
 			case err != nil:
 				return err
@@ -328,18 +482,22 @@ func PeerIdentity(state *tls.ConnectionState) (Identity, error) {
 }
 
 // verify checks that the CA of this cluster has signed the certificate for this use, and that it names a node of this cluster.
-func (c *Credentials) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (Identity, error) {
-	if len(chain) == 0 {
-		return Identity{}, errors.New("the peer shows no certificate")
-	}
-	if _, err := chain[0].Verify(x509.VerifyOptions{Roots: c.roots, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
-		return Identity{}, err
-	}
-	id, err := identityOf(chain[0])
+func (c *Credentials) verify(chain []*x509.Certificate, pool *x509.CertPool, usage x509.ExtKeyUsage) (Identity, error) {
+	id, err := verify(chain, pool, usage, c.now())
 	if err == nil && c.identity.Cluster != "" && id.Cluster != c.identity.Cluster {
 		err = fmt.Errorf("node %s belongs to cluster %s, not %s", id.Node, id.Cluster, c.identity.Cluster)
 	}
 	return id, err
+}
+
+func verify(chain []*x509.Certificate, pool *x509.CertPool, usage x509.ExtKeyUsage, now time.Time) (Identity, error) {
+	if len(chain) == 0 {
+		return Identity{}, errors.New("the peer shows no certificate")
+	}
+	if _, err := chain[0].Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: now}); err != nil {
+		return Identity{}, err
+	}
+	return identityOf(chain[0])
 }
 
 func encodeCert(der []byte) []byte {
@@ -354,19 +512,31 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// writeFiles replaces each file in one step.
+// writeFiles replaces each file in one step, and durably: a key that is lost locks a node out of its cluster.
 func writeFiles(dir string, files map[string][]byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	for name, data := range files {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(path+".tmp", path); err != nil {
+		if err := writeFile(filepath.Join(dir, name), data); err != nil {
 			return err
 		}
 	}
-	return nil
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +71,7 @@ func TestNodesOfOneClusterKnowEachOther(t *testing.T) {
 	ca := newCA(t, "c1")
 	manager, worker := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "w1", cluster.RoleWorker)
 	require.Equal(t, "raft://c1/m1", manager.Identity().URI().String())
+	require.Equal(t, "worker://c1/w1", worker.Identity().URI().String(), "no name of a Raft server")
 	for _, node := range []cluster.NodeID{"", "m1"} {
 		id, err := shake(t, manager.ServerTLS(), worker.ClientTLS(node))
 		require.NoError(t, err)
@@ -87,7 +89,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	manager, worker := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "w1", cluster.RoleWorker)
 	stranger := issue(t, otherCA, "m1", cluster.RoleManager)
 	noCertificate := worker.ClientTLS("")
-	noCertificate.Certificates = nil
+	noCertificate.GetClientCertificate = nil
 	old := worker.ClientTLS("")
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	for name, test := range map[string]struct {
@@ -116,13 +118,13 @@ func TestFilesArePrivateAndReadBack(t *testing.T) {
 	require.NoError(t, issue(t, ca, "m1", cluster.RoleManager).Save(dir))
 	files, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Len(t, files, 4)
+	require.Len(t, files, 3)
 	for _, f := range files {
 		info, err := f.Info()
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode(), f.Name())
 	}
-	loaded, err := pki.Load(dir)
+	loaded, err := pki.Load(dir, nil)
 	require.NoError(t, err)
 	require.Equal(t, cluster.NodeID("m1"), loaded.Identity().Node)
 	require.WithinDuration(t, time.Now().Add(pki.NodeLifetime), loaded.ExpiresAt(), time.Minute)
@@ -149,4 +151,102 @@ func TestSignRefusesWhatItShould(t *testing.T) {
 	require.ErrorContains(t, err, "signing request")
 	_, err = pki.NewCA("a/b")
 	require.ErrorContains(t, err, "cluster name")
+}
+
+// A node that joins knows no certificate. It talks to whoever shows the CA of the token's digest, and to nobody else.
+func TestTokenPinsTheCluster(t *testing.T) {
+	ca, otherCA := newCA(t, "c1"), newCA(t, "c1")
+	token := pki.NewToken(ca.Certificate())
+	again, err := pki.ParseToken(token.String() + "\n")
+	require.NoError(t, err)
+	require.Equal(t, token, again)
+	require.NotEqual(t, token.Secret, pki.NewToken(ca.Certificate()).Secret)
+
+	manager, worker := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "w1", cluster.RoleWorker)
+	_, err = shake(t, manager.FrontDoorTLS(), again.ClientTLS())
+	require.ErrorContains(t, err, "carries no certificate", "it is let in, as nobody")
+	_, err = shake(t, issue(t, otherCA, "m1", cluster.RoleManager).FrontDoorTLS(), again.ClientTLS())
+	require.ErrorIs(t, err, pki.ErrOtherCluster)
+	_, err = shake(t, worker.FrontDoorTLS(), again.ClientTLS())
+	require.ErrorContains(t, err, "w1 is no manager")
+	_, err = shake(t, manager.ServerTLS(), again.ClientTLS())
+	require.ErrorContains(t, err, "certificate", "other ports do not let it in")
+
+	// What it gets has to come from that cluster as well.
+	request, key, err := pki.NewRequest()
+	require.NoError(t, err)
+	for _, from := range []*pki.CA{ca, otherCA} {
+		cert, err := from.Sign(request, "w2", cluster.RoleWorker)
+		require.NoError(t, err)
+		_, err = token.Credentials(from.CertificatePEM(), cert, key, nil)
+		if from == ca {
+			require.NoError(t, err)
+		} else {
+			require.ErrorIs(t, err, pki.ErrOtherCluster)
+		}
+	}
+
+	for _, bad := range []string{"", "join1", "join2" + token.String()[5:], "join1-12-34", token.String()[:70], token.String() + "-x"} {
+		_, err := pki.ParseToken(bad)
+		require.ErrorContains(t, err, "not a join token", "%q", bad)
+	}
+}
+
+// A certificate of the cluster is not enough for a node that was removed.
+func TestRefusedNodesAreTurnedAway(t *testing.T) {
+	ca := newCA(t, "c1")
+	one, two := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "m2", cluster.RoleManager)
+	one.Refuse(func(id pki.Identity) error {
+		if id.Node == "m2" {
+			return errors.New("m2 was removed")
+		}
+		return nil
+	})
+	_, err := shake(t, one.ServerTLS(), two.ClientTLS(""))
+	require.ErrorContains(t, err, "m2 was removed")
+	_, err = shake(t, two.ServerTLS(), one.ClientTLS(""))
+	require.ErrorContains(t, err, "m2 was removed")
+	id, err := shake(t, one.FrontDoorTLS(), two.ClientTLS(""))
+	require.NoError(t, err, "where it can be told why")
+	require.Equal(t, cluster.NodeID("m2"), id.Node)
+	_, err = shake(t, one.ServerTLS(), issue(t, ca, "m3", cluster.RoleManager).ClientTLS(""))
+	require.NoError(t, err)
+}
+
+// A certificate is replaced while the TLS configurations that show it are in use.
+func TestCertificateIsReplacedInUse(t *testing.T) {
+	var clock atomic.Int64
+	start := time.Now()
+	now := func() time.Time { return start.Add(time.Duration(clock.Load())) }
+	ca := newCA(t, "c1")
+	ca.Now = now
+	dir := t.TempDir()
+	manager, worker := issue(t, ca, "m1", cluster.RoleManager), issue(t, ca, "w1", cluster.RoleWorker)
+	require.NoError(t, worker.Save(dir))
+	server, client := manager.ServerTLS(), worker.ClientTLS("")
+	require.WithinDuration(t, start.Add(pki.NodeLifetime*2/3), worker.RenewAt(), time.Minute)
+
+	renew := func(c *pki.Credentials, node cluster.NodeID, dir string) error {
+		request, key, err := pki.NewRequest()
+		require.NoError(t, err)
+		cert, err := ca.Sign(request, node, c.Identity().Role)
+		require.NoError(t, err)
+		return c.Replace(dir, cert, key)
+	}
+	clock.Store(int64(pki.NodeLifetime - time.Hour))
+	require.ErrorContains(t, renew(worker, "w2", dir), "want worker w1")
+	_, err := shake(t, server, client)
+	require.NoError(t, err)
+	require.NoError(t, renew(manager, "m1", t.TempDir()))
+	clock.Store(int64(pki.NodeLifetime + time.Hour))
+	_, err = shake(t, server, client)
+	require.ErrorContains(t, err, "expired")
+	require.NoError(t, renew(worker, "w1", dir))
+	_, err = shake(t, server, client)
+	require.NoError(t, err)
+	loaded, err := pki.Load(dir, now)
+	require.NoError(t, err)
+	require.Equal(t, worker.ExpiresAt(), loaded.ExpiresAt())
+	_, err = pki.Load(dir, nil)
+	require.ErrorContains(t, err, "expired or is not yet valid")
 }

@@ -1,0 +1,255 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/examples/orchestrator/api"
+	"github.com/steadyraft/raft/examples/orchestrator/cluster"
+	"github.com/steadyraft/raft/examples/orchestrator/pki"
+)
+
+// changeRetry is how soon a membership change is tried again that has to wait for another one, or for a new manager's log.
+const changeRetry = 10 * time.Millisecond
+
+// join lets a node in that shows the secret of a token, and signs its certificate. The secret is compared twice: here, so that a
+// stranger's guess costs the cluster no log entry, and by the state machine, so that a token is worth nothing once its rotation is
+// acknowledged.
+func (m *Manager) join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, error) {
+	invalid := func(err error) error { return &api.Error{Code: string(cluster.Invalid), Message: err.Error()} }
+	if err := pki.CheckName(r.Node); err != nil {
+		return api.JoinAnswer{}, invalid(err)
+	}
+	key, err := pki.RequestKey(r.Request)
+	if err != nil {
+		return api.JoinAnswer{}, invalid(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := m.node.Read(ctx); err != nil { // the token may have been made a moment ago
+		return api.JoinAnswer{}, err
+	}
+	op := cluster.AdmitNode{Node: r.Node, SecretHash: pki.SecretHash(r.Secret), Key: key}
+	if _, ok := m.machine.View().Cluster.TokenRole(op.SecretHash, time.Now()); !ok {
+		return api.JoinAnswer{}, &api.Error{Code: api.CodeForbidden, Message: cluster.WrongToken}
+	}
+	result, err := m.propose(ctx, op)
+	if err != nil {
+		return api.JoinAnswer{}, err
+	}
+	answer := api.JoinAnswer{Cluster: m.settings.Cluster, Role: result.Role, CA: m.ca.CertificatePEM(), Managers: m.members()}
+	if answer.Certificate, err = m.ca.Sign(r.Request, r.Node, result.Role, r.Host); err != nil {
+		return api.JoinAnswer{}, invalid(err)
+	}
+	if result.Role == cluster.RoleManager { // it signs for others in its turn
+		answer.CAKey, err = m.ca.KeyPEM()
+	}
+	return answer, err
+}
+
+// renew signs another certificate for whoever asks, with the same name and role.
+func (m *Manager) renew(ctx context.Context, r api.RenewRequest) (api.RenewAnswer, error) {
+	c := callerOf(ctx)
+	certificate, err := m.ca.Sign(r.Request, c.Node, c.Role)
+	if err != nil {
+		err = &api.Error{Code: string(cluster.Invalid), Message: err.Error()}
+	}
+	return api.RenewAnswer{Certificate: certificate}, err
+}
+
+// members returns the managers, as far as this one knows.
+func (m *Manager) members() (members []api.Member) {
+	configuration := m.node.Status().Configuration
+	for _, s := range configuration.Servers {
+		id := cluster.NodeID(s.ID)
+		members = append(members, api.Member{ID: id, Raft: s.Address, API: m.apiOf(id), Standby: s.Suffrage != raft.Voter})
+	}
+	return members
+}
+
+// enter makes this manager a member, if it is new: it is running, its log is empty, and the leader has to know of it.
+func (m *Manager) enter(ctx context.Context) error {
+	if !m.settings.Entering {
+		return nil
+	}
+	var others []string
+	for _, member := range m.settings.Members {
+		if member.ID != m.settings.Node {
+			others = append(others, member.API)
+		}
+	}
+	client := api.NewClient(m.credentials, others...)
+	defer client.Close()
+	for {
+		err := client.Enter(ctx, api.EnterRequest{Member: m.self})
+		var answer *api.Error
+		switch {
+		case err == nil:
+			m.log.Info("this manager is a member, with a vote")
+			settings := m.settings
+			settings.Entering = false
+			return settings.save(m.dir)
+		case ctx.Err() != nil:
+			return nil
+		case errors.As(err, &answer) && answer.Code != api.CodeUnavailable:
+			return fmt.Errorf("become a member of the cluster: %w", err)
+		}
+		m.log.Warn("not a member yet; trying again", "error", err)
+	}
+}
+
+// admitManager adds a manager to the members, first without a vote, and gives it one when it has the log (dissertation §4.2.1). It runs
+// on the leader, and may be asked for again after it was broken off.
+func (m *Manager) admitManager(ctx context.Context, r api.EnterRequest) (none, error) {
+	if err := callerOf(ctx).mayActAs(r.Member.ID); err != nil {
+		return none{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	id := raft.NodeID(r.Member.ID)
+	change := raft.Change{Add: []raft.Server{{ID: id, Address: r.Member.Raft}}}
+	if err := m.change(ctx, change, false, func(c *raft.Configuration) bool { return isMember(c, id) }); err != nil {
+		return none{}, err
+	}
+	return none{}, m.giveVote(ctx, id)
+}
+
+// giveVote promotes a manager once it has caught up.
+func (m *Manager) giveVote(ctx context.Context, id raft.NodeID) error {
+	return m.change(ctx, raft.Change{Promote: []raft.NodeID{id}}, true, func(c *raft.Configuration) bool { return c.IsVoter(id) })
+}
+
+func isMember(c *raft.Configuration, id raft.NodeID) bool {
+	_, member := c.Server(id)
+	return member
+}
+
+// change changes the membership, unless that is done already, as it is when a request comes again. It waits while another change is
+// under way and, if catchingUp, while the library has an objection: it refuses to promote a server that does not have the log yet.
+func (m *Manager) change(ctx context.Context, change raft.Change, catchingUp bool, done func(*raft.Configuration) bool) error {
+	for {
+		if s := m.node.Status(); !s.Configuration.Joint() && done(&s.Configuration) {
+			return nil
+		}
+		_, err := m.node.ChangeMembership(ctx, change)
+		objection := (*raft.MembershipError)(nil)
+		switch objects := errors.As(err, &objection); {
+		case errors.Is(err, raft.ErrChangePending):
+		case objects && !catchingUp:
+			return &api.Error{Code: string(cluster.Conflict), Message: err.Error()}
+		case !objects:
+			return err // nil, most often
+		}
+		if !pause(ctx, changeRetry) {
+			return unavailable("the membership could not be changed in time: %v", err)
+		}
+	}
+}
+
+// vote gives a manager a vote or takes it away. It runs on the leader.
+func (m *Manager) vote(ctx context.Context, r api.VoteRequest) (none, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	server, err := m.managerNamed(r.Node)
+	switch {
+	case err != nil:
+		return none{}, err
+	case r.Voter:
+		return none{}, m.giveVote(ctx, server.ID)
+	default:
+		return none{}, m.takeVote(ctx, server)
+	}
+}
+
+// managerNamed returns a manager as it is in the configuration.
+func (m *Manager) managerNamed(id cluster.NodeID) (raft.Server, error) {
+	configuration := m.node.Status().Configuration
+	server, ok := configuration.Server(raft.NodeID(id))
+	switch n := m.machine.View().Nodes[id]; {
+	case ok:
+		return server, nil
+	case n == nil:
+		return server, &api.Error{Code: string(cluster.NotFound), Message: fmt.Sprintf("no node %q", id)}
+	default:
+		return server, &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf(
+			"node %s is a worker, which has no log; to make the machine a manager, let it leave, and join with a manager's token", id)}
+	}
+}
+
+// takeVote demotes a manager. A leader that demotes itself hands its office over when that is committed, as the library sees to; what is
+// left to do is then for the next leader, whom the client asks.
+func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
+	if server.Suffrage != raft.Voter {
+		return nil
+	}
+	configuration := m.node.Status().Configuration
+	if len(configuration.Voters()) == 1 {
+		return &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf(
+			"manager %s is the only one with a vote: without it the cluster could decide nothing; promote another one first", server.ID)}
+	}
+	if err := m.awaitQuorumWithout(ctx, server.ID); err != nil {
+		return err
+	}
+	return m.change(ctx, raft.Change{Demote: []raft.NodeID{server.ID}}, false, func(c *raft.Configuration) bool { return !c.IsVoter(server.ID) })
+}
+
+// awaitQuorumWithout makes sure that more than half of the voters answer that would be left without one of them. The library looks at
+// this too, but to a leader that has only just been elected all of them seem to be well for an election timeout. Here only those count
+// that have acknowledged something to this leader.
+func (m *Manager) awaitQuorumWithout(ctx context.Context, without raft.NodeID) error {
+	deadline := time.Now().Add(2 * electionTimeout)
+	for {
+		s := m.node.Status()
+		left, answer := 0, 0
+		for _, id := range s.Configuration.Voters() {
+			if id == without {
+				continue
+			}
+			left++
+			answers := func(p raft.PeerStatus) bool { return p.ID == id && p.MatchIndex > 0 && p.LastHeard < electionTimeout }
+			if id == s.ID || slices.ContainsFunc(s.Peers, answers) {
+				answer++
+			}
+		}
+		switch {
+		case answer > left/2:
+			return nil
+		case time.Now().After(deadline):
+			return &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf(
+				"only %d of the %d managers with a vote that would be left answers: without %s the cluster could decide nothing; "+
+					"start the others first, or remove those that are gone", answer, left, without)}
+		case !pause(ctx, changeRetry):
+			return unavailable("manager %s waits for the other managers to answer", m.settings.Node)
+		}
+	}
+}
+
+// remove removes a node for ever. It runs on the leader. A manager leaves the configuration before the state says that it is gone, so
+// that whatever is refused is refused before anything has happened; a call that is broken off in between may be repeated.
+func (m *Manager) remove(ctx context.Context, r api.RemoveRequest) (none, error) {
+	if err := callerOf(ctx).mayRemove(r.Node); err != nil {
+		return none{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	configuration := m.node.Status().Configuration
+	server, member := configuration.Server(raft.NodeID(r.Node))
+	if member {
+		if err := m.takeVote(ctx, server); err != nil {
+			return none{}, err
+		}
+		change := raft.Change{Remove: []raft.NodeID{server.ID}}
+		if err := m.change(ctx, change, false, func(c *raft.Configuration) bool { return !isMember(c, server.ID) }); err != nil {
+			return none{}, err
+		}
+	}
+	node := m.machine.View().Nodes[r.Node]
+	force := member || node != nil && (r.Force || node.Role == cluster.RoleManager)
+	until := m.credentials.Now().Add(max(m.ca.Lifetime, pki.NodeLifetime) + time.Hour) // whatever it holds now has expired by then
+	_, err := m.propose(ctx, cluster.RemoveNode{Node: r.Node, Until: until, Force: force})
+	return none{}, err
+}
