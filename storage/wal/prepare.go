@@ -135,7 +135,8 @@ func (w *WAL) prepareSome(n int64) error {
 	return nil
 }
 
-// prepareAtLeast makes sure that a spare is ready in which a batch of that length fits. The caller holds spare.mu.
+// prepareAtLeast makes sure that a spare is ready in which a batch of that length fits. One that Prepare has not finished becomes
+// as long as it is by now. The caller holds spare.mu.
 func (w *WAL) prepareAtLeast(batch int64) error {
 	s := &w.spare
 	need := segmentHeaderSize + batch
@@ -150,6 +151,9 @@ func (w *WAL) prepareAtLeast(batch int64) error {
 		if err != nil {
 			return fmt.Errorf("remove a spare segment that is too small: %w", err)
 		}
+	}
+	if s.file != nil && !s.ready && fits(s.written) {
+		s.size = s.written // as far as it is: whoever writes does not wait for the rest
 	}
 	for !s.ready {
 		if s.file == nil && !fits(s.next) {

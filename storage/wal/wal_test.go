@@ -471,3 +471,36 @@ func TestPrepareAndEntriesRunBesideWrite(t *testing.T) {
 	_, err := w.Prepare()
 	require.ErrorIs(t, err, errClosed)
 }
+
+// Zeros written all at once make the log's syncs wait: the next segment is twice as far as the active one, and a little ahead.
+func TestNextSegmentIsWrittenInStep(t *testing.T) {
+	const size = 16 << 20
+	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size})
+	mustOpen(t, w)
+	prepareAll := func() int64 {
+		for more := true; more; {
+			var err error
+			more, err = w.Prepare()
+			require.NoError(t, err)
+		}
+		return w.spare.written
+	}
+	require.Equal(t, int64(5<<20), prepareAll(), "the lead, and what the header asks for, in whole pieces")
+	write := func(first raft.Index, bytes int) {
+		require.NoError(t, w.Write(raft.Batch{Entries: commands(first, 1, 1, bytes)}))
+	}
+	write(1, 3<<20)
+	require.Equal(t, int64(11<<20), prepareAll())
+
+	// Nobody prepares any more, and the segment is full: the next one is taken as far as it is.
+	write(2, 8<<20)
+	write(3, 8<<20)
+	require.Equal(t, int64(11<<20), w.activeSize)
+	require.Equal(t, raft.Index(3), w.index.last.Index)
+	write(4, 6<<20) // it is not enough for this one
+	require.Equal(t, int64(size), w.activeSize)
+	require.NoError(t, w.Close())
+	rec := mustOpen(t, w)
+	require.Equal(t, raft.Index(4), rec.LastIndex)
+	require.NoError(t, w.Close())
+}
