@@ -17,7 +17,7 @@ import (
 )
 
 // The files of the protocol. What they declare is pure: a function of its inputs.
-var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "membership.go", "configuration.go", "read.go", "snapshot.go",
+var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "tail.go", "membership.go", "configuration.go", "read.go", "snapshot.go",
 	"message.go", "entry.go", "ready.go", "random.go", "corestatus.go", "state.go", "invariants.go", "errors.go"}
 
 // From interfaces.go the core uses these types: what a storage holds, and nothing that acts.

@@ -35,7 +35,7 @@
 //	ready.go                 what the core asks its owner to do
 //	election.go              RequestVote, pre-vote, leadership transfer (§5.2, dissertation §3.10, §9.6)
 //	replication.go           AppendEntries, the commit rule (§5.3, §5.4)
-//	log.go                   the log in memory, writes on their way to the disk
+//	log.go tail.go           the log in memory, writes on their way to the disk
 //	configuration.go membership.go   joint consensus (§6)
 //	read.go                  linearizable reads without a write (dissertation §6.4)
 //	snapshot.go              InstallSnapshot and compaction (§7)

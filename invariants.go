@@ -52,8 +52,8 @@ func (c *Core) Check() error {
 
 	// The log in memory: consecutive, terms rising, the run-length index in agreement, accounted for by bytes.
 	bytes := 0
-	for i := range l.tail {
-		e := &l.tail[i]
+	for i := range l.tail.len {
+		e := l.tail.at(i)
 		t, ok := l.term(e.Index)
 		check(e.Index == l.tailFirst()+Index(i) && ok && t == e.Term, "entry %v in memory at place %d disagrees with the index of terms", e.ID(), i)
 		bytes += e.Size()
@@ -86,9 +86,9 @@ func (c *Core) Check() error {
 		t, _ := l.term(c.termStart)
 		check(t == c.currentTerm || c.termStart <= l.base.Index, "the no-op of term %d has term %d", c.currentTerm, t)
 		uncommittedBytes := 0
-		for i := range l.tail {
-			if l.tail[i].Index > c.commitIndex {
-				uncommittedBytes += l.tail[i].Size()
+		for i := range l.tail.len {
+			if e := l.tail.at(i); e.Index > c.commitIndex {
+				uncommittedBytes += e.Size()
 			}
 		}
 		check(uncommittedBytes == c.uncommittedBytes, "%d bytes are uncommitted, counted %d", uncommittedBytes, c.uncommittedBytes)

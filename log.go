@@ -18,9 +18,8 @@ type raftLog struct {
 	last  Index       // of the last entry; base.Index if there is none
 	terms []TermStart // by run length, of the entries behind base, rising
 
-	tail      []Entry // the entries up to last; never changed in place, because writes and messages share the array
+	tail      tail // the entries up to last
 	tailBytes int
-	dropped   int // entries before tail that still occupy its array
 
 	// What storage knows. durable <= issued <= last.
 	issued       Index // handed out in a write
@@ -42,7 +41,7 @@ type flight struct {
 }
 
 // tailFirst is the index of the first entry in memory; last+1 if there is none.
-func (l *raftLog) tailFirst() Index { return l.last - Index(len(l.tail)) + 1 }
+func (l *raftLog) tailFirst() Index { return l.last - Index(l.tail.len) + 1 }
 
 // lastID names the last entry.
 func (l *raftLog) lastID() EntryID {
@@ -123,16 +122,7 @@ func (l *raftLog) append(es []Entry) {
 		l.last = e.Index
 		l.tailBytes += e.Size()
 	}
-	if n := len(l.tail) + len(es); n > cap(l.tail) {
-		l.moveTail(2 * n) // the built-in growth by a quarter would copy each entry four times on its way through a full tail
-	}
-	l.tail = append(l.tail, es...)
-}
-
-// moveTail gives the entries in memory a new array. The old one is shared with writes and messages, so it is left alone.
-func (l *raftLog) moveTail(capacity int) {
-	l.tail = append(make([]Entry, 0, capacity), l.tail...)
-	l.dropped = 0
+	l.tail.append(es)
 }
 
 // truncate removes the entries from index from on.
@@ -154,8 +144,10 @@ func (l *raftLog) truncate(from Index) {
 	if first := l.tailFirst(); from > first {
 		keep = int(from - first)
 	}
-	l.tailBytes -= EntriesSize(l.tail[keep:])
-	l.tail = l.tail[:keep:keep] // a later append must not write into an array that others are reading
+	for i := keep; i < l.tail.len; i++ {
+		l.tailBytes -= l.tail.at(i).Size()
+	}
+	l.tail.truncate(keep)
 	for n := len(l.terms); n > 0 && l.terms[n-1].Index >= from; n-- {
 		l.terms = l.terms[:n-1]
 	}
@@ -166,7 +158,7 @@ func (l *raftLog) truncate(from Index) {
 // it: the disk still holds what was truncated, and if the snapshot's last entry were among that, the disk would keep what follows.
 func (l *raftLog) reset(meta SnapshotMeta) {
 	l.base, l.last = meta.ID(), meta.Index
-	l.terms, l.tail, l.tailBytes, l.dropped = nil, nil, 0, 0
+	l.terms, l.tail, l.tailBytes = nil, tail{}, 0
 	l.snapshot = &meta
 	l.issued, l.durable = meta.Index, 0
 }
@@ -198,20 +190,18 @@ func (l *raftLog) trim(maxBytes int, upTo Index) {
 		return
 	}
 	n, bytes := 0, l.tailBytes
-	for first := l.tailFirst(); n < len(l.tail) && bytes > maxBytes && first+Index(n) <= upTo; n++ {
-		bytes -= l.tail[n].Size()
+	for first := l.tailFirst(); n < l.tail.len && bytes > maxBytes && first+Index(n) <= upTo; n++ {
+		bytes -= l.tail.at(n).Size()
 	}
 	l.dropFront(n)
 }
 
-// dropFront forgets the first n entries in memory. Their array is replaced once more than half of it is waste.
+// dropFront forgets the first n entries in memory.
 func (l *raftLog) dropFront(n int) {
-	l.tailBytes -= EntriesSize(l.tail[:n])
-	l.tail = l.tail[n:]
-	l.dropped += n
-	if l.dropped > 64 && l.dropped > len(l.tail) {
-		l.moveTail(2*len(l.tail) + 64)
+	for i := range n {
+		l.tailBytes -= l.tail.at(i).Size()
 	}
+	l.tail.dropFront(n)
 }
 
 // slice returns the entries [lo, hi) from memory, as many as fit into maxBytes, at least one. ok is false if lo is not in memory.
@@ -223,13 +213,13 @@ func (l *raftLog) slice(lo, hi Index, maxBytes int) (es []Entry, size int, ok bo
 	n := int(lo - first)
 	end := n
 	for limit := int(hi - first); end < limit; end++ {
-		s := l.tail[end].Size()
+		s := l.tail.at(end).Size()
 		if end > n && size+s > maxBytes {
 			break
 		}
 		size += s
 	}
-	return l.tail[n:end:end], size, true
+	return l.tail.slice(n, end), size, true
 }
 
 // dirty reports whether the log holds anything that no write has been issued for.
@@ -240,8 +230,7 @@ func (l *raftLog) dirty() bool {
 // issue fills the next write with what is new in the log.
 func (l *raftLog) issue(now time.Duration, hs HardState, b *Batch) (seq uint64) {
 	if l.issued < l.last {
-		first := l.tailFirst()
-		b.Entries = l.tail[l.issued+1-first : len(l.tail) : len(l.tail)]
+		b.Entries = l.tail.slice(int(l.issued+1-l.tailFirst()), l.tail.len)
 	}
 	b.TruncateFrom, b.Snapshot = l.truncateFrom, l.snapshot
 	f := flight{truncateFrom: l.truncateFrom, last: l.last, hardState: hs, begunAt: now}

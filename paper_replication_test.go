@@ -1116,7 +1116,7 @@ func TestOldEntriesAreLoaded(t *testing.T) {
 		a.propose(fmt.Sprint(i))
 		l.settle()
 	}
-	require.Empty(t, a.core.log.tail)
+	require.Zero(t, a.core.log.tail.len)
 	a.holdLoads = true
 	l.isolate("c", false)
 	for range 7 {

@@ -426,7 +426,7 @@ func TestCompactionKeepsTheTermsOfTheRest(t *testing.T) {
 		require.False(t, ok && to > 1)
 		_, ok = log.term(9)
 		require.False(t, ok)
-		require.Len(t, log.tail, int(8-to))
+		require.Equal(t, int(8-to), log.tail.len)
 		log.append(l.entries(9, 7, 9))
 		require.Equal(t, EntryID{9, 10}, log.lastID())
 	}
@@ -441,7 +441,7 @@ func TestOnlyDurableEntriesLeaveMemory(t *testing.T) {
 	log.append(l.entries(4, 1, 1))
 	log.persisted(first)
 	log.trim(0, log.durable)
-	require.Len(t, log.tail, 2)
+	require.Equal(t, 2, log.tail.len)
 	log.compact(4)
 	require.Zero(t, log.base)
 	log.compact(3)
@@ -458,9 +458,9 @@ func TestCommittedEntriesStayInMemoryUntilTheyAreDurable(t *testing.T) {
 		l.step(id, "a", 2, a.core.nextRequest, AppendEntriesReply{Success: true, PrevLogIndex: 1, MatchIndex: 3})
 	}
 	require.Equal(t, Index(3), a.core.commitIndex)
-	require.Len(t, a.core.log.tail, 1)
+	require.Equal(t, 1, a.core.log.tail.len)
 	a.persist(1)
-	require.Empty(t, a.core.log.tail)
+	require.Zero(t, a.core.log.tail.len)
 	require.Equal(t, []string{"x"}, a.commands())
 }
 
@@ -592,7 +592,7 @@ func TestCompactionNeverGoesBack(t *testing.T) {
 	log.compact(4)
 	log.compact(2)
 	require.Equal(t, EntryID{2, 4}, log.base)
-	require.Len(t, log.tail, 1)
+	require.Equal(t, 1, log.tail.len)
 }
 
 // SAFETY inv 11: the log on disk has not begun anew yet, so nobody is told that it reaches to the snapshot: not by a heartbeat either,

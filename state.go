@@ -12,7 +12,7 @@ import (
 func (c *Core) Clone() *Core {
 	d := *c
 	d.log.terms = slices.Clone(c.log.terms)
-	d.log.tail = slices.Clone(c.log.tail)
+	d.log.tail = c.log.tail.clone()
 	d.log.flights = slices.Clone(c.log.flights)
 	d.unapplied = slices.Clone(c.unapplied)
 	d.configurations = slices.Clone(c.configurations) // the configurations themselves are never changed in place
@@ -74,9 +74,9 @@ func (c *Core) AppendState(b []byte, n Naming) []byte {
 	for _, run := range l.terms {
 		e.number(uint64(run.Index), uint64(run.Term))
 	}
-	e.number(uint64(len(l.tail)))
-	for i := range l.tail {
-		e.entry(&l.tail[i])
+	e.number(uint64(l.tail.len))
+	for i := range l.tail.len {
+		e.entry(l.tail.at(i))
 	}
 	e.number(uint64(l.issued), uint64(l.durable), uint64(l.truncateFrom))
 	e.bool(l.snapshot != nil)

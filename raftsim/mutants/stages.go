@@ -41,7 +41,7 @@ var (
 )
 
 // coreFiles are those of the root package that the simulators and the explorer run. A test compares the list with that of arch_test.go.
-var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "membership.go", "configuration.go", "read.go", "snapshot.go",
+var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "tail.go", "membership.go", "configuration.go", "read.go", "snapshot.go",
 	"message.go", "entry.go", "ready.go", "random.go", "corestatus.go", "state.go", "invariants.go", "errors.go"}
 
 // stagesOf lists the broad stages that can notice a change of a file, the cheapest first.

@@ -205,8 +205,8 @@ var snapshots = []Mutant{
 		Name: "the discarded log's terms stay",
 		Rule: "Figure 13, rule 7: discard the entire log",
 		File: "log.go",
-		Old:  "l.terms, l.tail, l.tailBytes, l.dropped = nil, nil, 0, 0",
-		New:  "l.tail, l.tailBytes, l.dropped = nil, 0, 0",
+		Old:  "l.terms, l.tail, l.tailBytes = nil, tail{}, 0",
+		New:  "l.tail, l.tailBytes = tail{}, 0",
 		Test: Test{Package: ".", Name: "TestSnapshotReplacesAConflictingOrShorterLog"},
 	},
 

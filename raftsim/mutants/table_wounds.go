@@ -201,8 +201,8 @@ var wounds = []Mutant{
 		Name: "truncation and append are two writes",
 		Rule: "Figure 2, AppendEntries rules 3 and 4, as one step; SAFETY inv 11, 23",
 		File: "log.go",
-		Old:  "b.Entries = l.tail[l.issued+1-first : len(l.tail) : len(l.tail)]\n\t}\n\tb.TruncateFrom, b.Snapshot = l.truncateFrom, l.snapshot",
-		New: "b.Entries = l.tail[l.issued+1-first : len(l.tail) : len(l.tail)]\n\t}\n\tif l.truncateFrom != 0 {\n" +
+		Old:  "b.Entries = l.tail.slice(int(l.issued+1-l.tailFirst()), l.tail.len)\n\t}\n\tb.TruncateFrom, b.Snapshot = l.truncateFrom, l.snapshot",
+		New: "b.Entries = l.tail.slice(int(l.issued+1-l.tailFirst()), l.tail.len)\n\t}\n\tif l.truncateFrom != 0 {\n" +
 			"\t\tb.Entries, b.TruncateFrom = nil, l.truncateFrom\n\t\tl.issuedSeq++\n" +
 			"\t\tl.flights = append(l.flights, flight{seq: l.issuedSeq, truncateFrom: l.truncateFrom, last: l.truncateFrom - 1, hardState: hs, begunAt: now})\n" +
 			"\t\tl.issued, l.truncateFrom = l.truncateFrom-1, 0\n\t\treturn l.issuedSeq\n\t}\n\tb.TruncateFrom, b.Snapshot = l.truncateFrom, l.snapshot",
