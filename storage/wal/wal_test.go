@@ -471,3 +471,45 @@ func TestPrepareAndEntriesRunBesideWrite(t *testing.T) {
 	_, err := w.Prepare()
 	require.ErrorIs(t, err, errClosed)
 }
+
+// The next segment is written in step with the active one: never all at once, and always ready when it is needed, however little of it
+// one call writes.
+func TestNextSegmentIsWrittenInStep(t *testing.T) {
+	const size = 16 << 20
+	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size, Random: counter()})
+	mustOpen(t, w)
+	prepare := func() (written int64) {
+		before := w.spare.written
+		for more := true; more; {
+			var err error
+			more, err = w.Prepare()
+			require.NoError(t, err)
+		}
+		return w.spare.written - before
+	}
+	require.LessOrEqual(t, prepare(), int64(prepareLead+prepareSlice))
+	require.False(t, w.spare.ready)
+	next := raft.Index(1)
+	for first := w.active.seq; w.active.seq < first+2; next++ {
+		seq, ready := w.active.seq, w.spare.ready
+		require.NoError(t, w.Write(raft.Batch{Entries: commands(next, 1, 1, 500<<10)}))
+		if w.active.seq > seq {
+			require.True(t, ready, "a write had to finish the next segment itself")
+			w.spare.written = 0
+			require.LessOrEqual(t, prepare(), int64(prepareLead+2*prepareSlice))
+			continue
+		}
+		require.LessOrEqual(t, prepare(), int64(2*prepareSlice))
+	}
+	require.NoError(t, w.Close())
+}
+
+func TestHugeSegmentsAreWrittenInStepToo(t *testing.T) {
+	f, err := vfs.New(1).Create("next")
+	require.NoError(t, err)
+	w := &WAL{activeSize: 8 << 30, spare: spare{file: f, size: 8 << 30, written: 3 << 30}}
+	w.filled.Store(2 << 30)
+	require.False(t, w.isAhead(), "a quarter of the active one is full, and less than half of the next one written")
+	w.spare.written = 5 << 30
+	require.True(t, w.isAhead())
+}
