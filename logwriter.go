@@ -92,7 +92,6 @@ func (w *logWriter) run(ctx context.Context) {
 			if !w.write(ctx, writes) {
 				return
 			}
-			poke(w.after)
 			if preparer != nil {
 				idle.Reset(idleAfter)
 			}
@@ -145,6 +144,7 @@ func (w *logWriter) write(ctx context.Context, writes []Write) bool {
 			}
 			pause = fullRetryFirst
 			w.n.inbox.reportPersisted(writes[merged-1].Seq)
+			poke(w.after) // many writes may follow, and what is prepared must keep up with them
 			writes = writes[merged:]
 			w.keepScratch(batch.Entries)
 		case errors.Is(err, ErrStorageFull):

@@ -174,3 +174,20 @@ func TestFullStorageGetsItsWritesOneByOne(t *testing.T) {
 	require.True(t, w.full)
 	require.Len(t, n.inbox.in.reports, 1, "the core is told once")
 }
+
+// A follower that catches up, or a leader under load, has many writes waiting. What is prepared must keep up with them, or a write finds
+// the next segment unfinished and has to wait until it is.
+func TestPreparerIsWokenAfterEveryWrite(t *testing.T) {
+	a, _, st := newTestApplier(t)
+	a.n.inbox.open()
+	w := newLogWriter(a.n)
+	var woken []bool
+	st.write = func(Batch) error {
+		woken = append(woken, len(w.after) > 0)
+		return nil
+	}
+	snap := &SnapshotMeta{Index: 9, Term: 1} // it is written alone
+	require.True(t, w.write(t.Context(), []Write{{Seq: 1, Batch: Batch{Snapshot: snap}}, {Seq: 2, Batch: Batch{Entries: entriesAt(1, 10, 11)}}}))
+	require.Equal(t, []bool{false, true}, woken)
+	require.Len(t, w.after, 1)
+}

@@ -261,6 +261,49 @@ func TestFollowerGoesOnWithEntriesAfterALongTransfer(t *testing.T) {
 	require.Equal(t, Index(20), a.core.log.base.Index, "nobody needs it any more")
 }
 
+// A follower that takes long to receive a snapshot must not stop the others. On a full disk no command is taken, so there would be no
+// other snapshot after which the log could be compacted, not even when the transfer is over.
+func TestFullDiskKeepsNothingForAFollowerThatReceivesASnapshot(t *testing.T) {
+	l := newCluster(t, "a b c", func(c *CoreConfig) { c.TrailingEntries = 1 })
+	a := l.elect("a")
+	l.isolate("c", true)
+	some := func() {
+		for i := range 10 {
+			a.propose(fmt.Sprint(i))
+		}
+		l.settle()
+	}
+	beats := func() {
+		for range 8 {
+			l.pass(100 * time.Millisecond)
+			l.tick("a")
+			l.settle()
+		}
+	}
+	some()
+	a.takeSnapshot(9)
+	l.isolate("c", false)
+	beats()
+	require.Len(t, a.transfers, 1)
+	some()
+	a.takeSnapshot(20)
+	require.Equal(t, Index(9), a.compacted)
+
+	a.do(func(c *Core, now time.Duration) { c.StorageState(now, StorageFull) })
+	require.Equal(t, Index(19), a.compacted, "what follows the snapshot on its way gives room")
+	a.do(func(c *Core, now time.Duration) { c.StorageState(now, StorageOK) })
+	some()
+	a.takeSnapshot(30)
+	require.Equal(t, Index(29), a.compacted, "with the snapshot on its way nobody could go on any more")
+
+	l.stepMessage(a.transfers[0].Message)
+	beats()
+	require.Len(t, a.transfers, 2)
+	l.stepMessage(a.transfers[1].Message)
+	beats()
+	require.Equal(t, a.core.commitIndex, l.server("c").core.commitIndex)
+}
+
 // Figure 13, rules 7 and 8: "Discard the entire log. Reset state machine using snapshot contents (and load snapshot's cluster
 // configuration)". The claim waits for the write that makes it part of the log.
 func TestSnapshotReplacesAConflictingOrShorterLog(t *testing.T) {

@@ -163,6 +163,7 @@ type Core struct {
 	priorityRank    int    // how many distinct priorities among the voters are higher than ours
 	peers           []peer // one for each member, this server included, and for those that linger; by ID
 	snapshot        SnapshotMeta
+	covered         Index // by snapshots of the local state machine, but for the trailing entries: up to here the log may be compacted
 
 	// Volatile state on leaders; see also peer.
 	termStart         Index // of this leader's no-op
@@ -670,6 +671,9 @@ func (c *Core) issueWrite() {
 func (c *Core) StorageState(now time.Duration, s StorageState) {
 	c.advanceClock(now)
 	c.storage = s
+	if s == StorageFull {
+		c.compact() // no command is appended any more, so no later snapshot would do it
+	}
 	if s == StorageFailed {
 		c.stopLeading(ReasonStorage)
 	}

@@ -141,12 +141,10 @@ func (c *Core) SnapshotTaken(now time.Duration, meta SnapshotMeta) {
 	if uint64(meta.Index) <= c.cfg.TrailingEntries {
 		return
 	}
-	to := c.neededBySnapshots(meta.Index - Index(c.cfg.TrailingEntries))
-	if to <= c.log.base.Index {
+	c.covered = meta.Index - Index(c.cfg.TrailingEntries)
+	if !c.compact() {
 		return
 	}
-	c.log.compact(to)
-	c.out.Compact = c.log.base.Index
 
 	// Older configurations can no longer be rolled back to; the one at the snapshot is needed to describe it.
 	for len(c.configurations) > 1 && c.configurations[1].index <= meta.Index {
@@ -154,15 +152,27 @@ func (c *Core) SnapshotTaken(now time.Duration, meta SnapshotMeta) {
 	}
 }
 
+// compact gives up what is covered and not needed by anybody. It reports whether there was anything.
+func (c *Core) compact() bool {
+	to := c.neededBySnapshots(c.covered)
+	if to <= c.log.base.Index {
+		return false
+	}
+	c.log.compact(to)
+	c.out.Compact = c.log.base.Index
+	return true
+}
+
 // neededBySnapshots lowers to, up to which the log could be compacted, so that a follower to which a snapshot is on its way can go on
 // with entries when it has it. Otherwise one to which sending takes longer than TrailingEntries last would need the next snapshot by
-// then, and so on without end. The log grows for as long as the transport takes to send a snapshot, or to give up.
+// then, and so on without end. The log grows for as long as the transport takes to send a snapshot, or to give up; but one slow follower
+// must not stop the cluster, so on a full disk nothing is kept for it.
 func (c *Core) neededBySnapshots(to Index) Index {
-	if c.role != Leader {
+	if c.role != Leader || c.storage == StorageFull {
 		return to
 	}
 	for i := range c.peers {
-		if p := &c.peers[i]; p.state == stateSnapshot {
+		if p := &c.peers[i]; p.state == stateSnapshot && p.snapshot >= c.log.base.Index {
 			to = min(to, p.snapshot)
 		}
 	}

@@ -180,6 +180,14 @@ var node = []Mutant{
 		Test: Test{".", "TestFailedWriteIsTheLast"},
 	},
 	{
+		Name: "what is prepared waits for the last of many writes",
+		Rule: "SAFETY §2 disk: no write waits for work that could have been done before",
+		File: "logwriter.go",
+		Old:  "			poke(w.after) // many",
+		New:  "			// many",
+		Test: Test{".", "TestPreparerIsWokenAfterEveryWrite"},
+	},
+	{
 		Name: "vote waits for room behind commands",
 		Rule: "SAFETY §2 disk: with a full disk voting and serving go on",
 		File: "logwriter.go",

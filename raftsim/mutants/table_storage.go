@@ -248,6 +248,22 @@ var storage = []Mutant{
 		Test: Test{"./storage/wal", "TestSecondOpenIsLockedOut"},
 	},
 
+	{
+		Name: "next segment falls behind the active one",
+		Rule: "SAFETY §2 disk: no write waits for work that could have been done before",
+		File: "storage/wal/prepare.go",
+		Old:  `prepareLead+int64(2*full*float64(s.size))`,
+		New:  `prepareLead+int64(full/2*float64(s.size))`,
+		Test: Test{"./storage/wal", "TestNextSegmentIsWrittenInStep"},
+	},
+	{
+		Name: "next segment written all at once",
+		Rule: "SAFETY §2 disk: slow work of the one who prepares does not hold up the log's syncs",
+		File: "storage/wal/prepare.go",
+		Old:  `return s.file != nil && s.written >=`,
+		New:  `return s.size < 0 && s.written >=`,
+		Test: Test{"./storage/wal", "TestNextSegmentIsWrittenInStep"},
+	},
 	// recover.go.
 	{
 		Name: "missing last segment not noticed",

@@ -40,7 +40,7 @@ func (f osFile) WriteOut(off, n int64) error {
 	var rangeErr error
 	err = c.Control(func(fd uintptr) {
 		for {
-			if rangeErr = syscall.SyncFileRange(int(fd), off, n, writeOutAndWait); rangeErr != syscall.EINTR {
+			if rangeErr = syncFileRange(int(fd), off, n, writeOutAndWait); rangeErr != syscall.EINTR {
 				return
 			}
 		}

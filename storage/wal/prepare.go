@@ -71,7 +71,8 @@ func (w *WAL) Prepare() (more bool, err error) {
 // isAhead reports whether the next segment is as far as it has to be now. The caller holds spare.mu.
 func (w *WAL) isAhead() bool {
 	s := &w.spare
-	return s.file != nil && s.written >= prepareLead+2*s.size*w.filled.Load()/w.activeSize
+	full := float64(w.filled.Load()) / float64(w.activeSize) // a product of two sizes may not fit into 64 bits
+	return s.file != nil && s.written >= prepareLead+int64(2*full*float64(s.size))
 }
 
 // prepare writes up to n bytes of the next segment, and finishes it if that was the rest. When there is no room, it gives back what

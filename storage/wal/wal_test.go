@@ -472,8 +472,8 @@ func TestPrepareAndEntriesRunBesideWrite(t *testing.T) {
 	require.ErrorIs(t, err, errClosed)
 }
 
-// Zeros written all at once make the log's syncs wait: the next segment is twice as far as the active one, and a little ahead.
-func TestNextSegmentIsWrittenInStep(t *testing.T) {
+// A writer that needs the next segment before it is finished takes it as far as it is.
+func TestUnfinishedNextSegmentIsTakenAsItIs(t *testing.T) {
 	const size = 16 << 20
 	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size})
 	mustOpen(t, w)
@@ -492,7 +492,7 @@ func TestNextSegmentIsWrittenInStep(t *testing.T) {
 	write(1, 3<<20)
 	require.Equal(t, int64(11<<20), prepareAll())
 
-	// Nobody prepares any more, and the segment is full: the next one is taken as far as it is.
+	// Nobody prepares any more, and the segment is full.
 	write(2, 8<<20)
 	write(3, 8<<20)
 	require.Equal(t, int64(11<<20), w.activeSize)
@@ -503,4 +503,46 @@ func TestNextSegmentIsWrittenInStep(t *testing.T) {
 	rec := mustOpen(t, w)
 	require.Equal(t, raft.Index(4), rec.LastIndex)
 	require.NoError(t, w.Close())
+}
+
+// The next segment is written in step with the active one: never all at once, and always ready when it is needed, however little of it
+// one call writes.
+func TestNextSegmentIsWrittenInStep(t *testing.T) {
+	const size = 16 << 20
+	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size, Random: counter()})
+	mustOpen(t, w)
+	prepare := func() (written int64) {
+		before := w.spare.written
+		for more := true; more; {
+			var err error
+			more, err = w.Prepare()
+			require.NoError(t, err)
+		}
+		return w.spare.written - before
+	}
+	require.LessOrEqual(t, prepare(), int64(prepareLead+prepareSlice))
+	require.False(t, w.spare.ready)
+	next := raft.Index(1)
+	for first := w.active.seq; w.active.seq < first+2; next++ {
+		seq, ready := w.active.seq, w.spare.ready
+		require.NoError(t, w.Write(raft.Batch{Entries: commands(next, 1, 1, 500<<10)}))
+		if w.active.seq > seq {
+			require.True(t, ready, "a write had to finish the next segment itself")
+			w.spare.written = 0
+			require.LessOrEqual(t, prepare(), int64(prepareLead+2*prepareSlice))
+			continue
+		}
+		require.LessOrEqual(t, prepare(), int64(2*prepareSlice))
+	}
+	require.NoError(t, w.Close())
+}
+
+func TestHugeSegmentsAreWrittenInStepToo(t *testing.T) {
+	f, err := vfs.New(1).Create("next")
+	require.NoError(t, err)
+	w := &WAL{activeSize: 8 << 30, spare: spare{file: f, size: 8 << 30, written: 3 << 30}}
+	w.filled.Store(2 << 30)
+	require.False(t, w.isAhead(), "a quarter of the active one is full, and less than half of the next one written")
+	w.spare.written = 5 << 30
+	require.True(t, w.isAhead())
 }
