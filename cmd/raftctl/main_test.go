@@ -274,7 +274,7 @@ func TestDirectoryDamagedByHand(t *testing.T) {
 	require.Regexp(t, `(?m)^  found     page 0 of batch \d+ does not match its checksum; the batch holds entr.* at byte \d+ `+
 		fmt.Sprintf(`entry %d is damaged: entry %v: payload checksum does not match`, all[hit].Index, all[hit].EntryID), out)
 	meaning := regexp.MustCompile(`(?m)^  meaning   the server refuses to start: .*$`).FindString(out)
-	require.Contains(t, out, "  next      do not delete anything; give this server an empty data directory")
+	require.Contains(t, out, "  next      do not delete anything; if the other servers have a leader, give this server an empty data directory")
 
 	code, out, _ = raftctl(t, "", "verify", "-format", "json", m.dir)
 	require.Equal(t, 1, code)
@@ -312,6 +312,7 @@ func TestDirectoryDamagedByHand(t *testing.T) {
 	// And the server indeed refuses.
 	_, err := wal.New(m.dir, wal.Options{}).Open(t.Context(), raft.Identity{Node: "n1"})
 	require.ErrorContains(t, err, path)
+	require.ErrorContains(t, err, "run raftctl verify DIR", "SAFETY §4: names the repair command")
 }
 
 // A damaged snapshot is damage, too.

@@ -376,7 +376,7 @@ var storage = []Mutant{
 		Rule: "SAFETY §4: damage in a segment that is not the last is corruption",
 		File: "storage/wal/recover.go",
 		Old: `		if sealedAt >= 0 {
-			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextRestore}
+			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextVerify}
 		}
 `,
 		New: ``,

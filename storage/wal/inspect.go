@@ -385,7 +385,7 @@ func (in *inspection) otherSnapshot(i int) *snapshot.Verified {
 // judged by itself: whether it belongs there cannot be known any more.
 func (in *inspection) examine(ctx context.Context, damage *raft.CorruptionError) error {
 	w, r := in.w, in.r
-	refusal := Finding{File: damage.Path, Offset: damage.Offset, Verdict: Damaged, Found: damage.Reason, Next: damage.Next}
+	refusal := Finding{File: damage.Path, Offset: damage.Offset, Verdict: Damaged, Found: damage.Reason, Next: nextRestore}
 	var others []Finding
 	var behind examined
 	r.note = func(Finding) {} // of headers that were read before

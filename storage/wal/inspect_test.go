@@ -308,6 +308,8 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	require.Contains(t, f.Meaning,
 		"nothing of the log can be read in order; intact besides, as far as can be told: 1 batches, with entries 4@2 to 6@2")
 	require.Contains(t, f.Next, "empty data directory")
+	require.NotContains(t, f.Next, "raftctl verify", "that was it")
+	require.ErrorContains(t, r.Refusal, "stop the server and run raftctl verify DIR")
 
 	// A second damage is listed, too: the header of an entry, so that the rest of its batch cannot be told apart.
 	flip(t, disk, "/data/0000000000000002.wal", all[4].Frame()[:raft.EntryHeaderSize])
