@@ -515,6 +515,14 @@ var storage = []Mutant{
 		Test: Test{"./storage/wal", "TestRecoverRefuses"},
 	},
 	{
+		Name: "cluster recovered under an ID that it had before",
+		Rule: "SAFETY §2 operator: forced recovery is an explicit command with a new cluster ID",
+		File: "storage/wal/force.go",
+		Old:  `	case in.wasIn(cluster):`,
+		New:  `	case false:`,
+		Test: Test{"./storage/wal", "TestRecoverRefusesEveryEarlierID"},
+	},
+	{
 		Name: "terms after a recovery are those that lost leaders gave out",
 		Rule: "WhileLeader: an epoch is given out once",
 		File: "storage/wal/force.go",

@@ -230,6 +230,46 @@ func TestRecoverRefuses(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
+// An ID that the cluster had before an earlier recovery is as dangerous as the present one: servers that were lost then may still have their
+// directories. It is known from segments, from the log, or from a snapshot alone.
+func TestRecoverRefusesEveryEarlierID(t *testing.T) {
+	configured := raft.Batch{Entries: []raft.Entry{entry(1, 1, raft.EntryConfiguration, members("c", "n1", "n2"))}}
+	described := func(t *testing.T, w *WAL) {
+		sink, err := w.Snapshots().Create(raft.SnapshotMeta{
+			Index: 50, Term: 3, Size: -1, Configuration: raft.Configuration{ClusterID: "c", Servers: []raft.Server{{ID: "n1", Address: "h:1"}}},
+		})
+		require.NoError(t, err)
+		_, err = sink.Commit()
+		require.NoError(t, err)
+	}
+	for name, tt := range map[string]struct {
+		cluster string // which the segments name
+		write   func(t *testing.T, w *WAL)
+	}{
+		"segments": {"c", func(t *testing.T, w *WAL) { require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 1, 1, 10)})) }},
+		"log":      {"other", func(t *testing.T, w *WAL) { require.NoError(t, w.Write(configured)) }},
+		"snapshot": {"other", described},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := newImageFS(nil)
+			w := New("/data", smallOptions(disk))
+			_, err := w.Open(ctx, raft.Identity{Cluster: tt.cluster, Node: "n1"})
+			require.NoError(t, err)
+			tt.write(t, w)
+			require.NoError(t, w.Close())
+			plan, err := PlanRecovery(ctx, disk, "/data", "second", "h:1")
+			require.NoError(t, err)
+			require.NoError(t, Recover(ctx, disk, plan))
+			for _, id := range []string{tt.cluster, "c", "second"} {
+				_, err = PlanRecovery(ctx, disk, "/data", id, "h:1")
+				require.ErrorContains(t, err, "choose an ID that was never used", id)
+			}
+			_, err = PlanRecovery(ctx, disk, "/data", "third", "h:1")
+			require.NoError(t, err)
+		})
+	}
+}
+
 // A disk without room, or one that fails, leaves the old cluster's directory.
 func TestRecoverOnAFailingDisk(t *testing.T) {
 	for at := 0; ; at++ {
