@@ -71,11 +71,11 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 	}
 	plan := Recovery{
 		Directory: r.Directory, Node: r.Node, Replica: r.Replica, Cluster: r.Cluster, HardState: r.HardState,
-		Last: r.Last, Snapshot: in.startSnapshot(), batches: r.Batches, incarnation: r.Incarnation,
+		Last: r.Newest, Snapshot: in.startSnapshot(), batches: r.Batches, incarnation: r.Incarnation,
 	}
 	configurations := r.Configurations
 	if in.behindLog() {
-		plan.Last, configurations = plan.Snapshot, nil
+		configurations = nil
 	}
 	if plan.Snapshot.Index > 0 {
 		meta := &r.Snapshots[in.startNumber()].Meta

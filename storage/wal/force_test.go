@@ -66,6 +66,9 @@ func TestRecoverFoundsACluster(t *testing.T) {
 			plan, err := PlanRecovery(ctx, disk, "/data", "new", "")
 			require.NoError(t, err)
 			require.Zero(t, disk.writes, "a plan changes nothing")
+			before, err := Inspect(ctx, disk, "/data")
+			require.NoError(t, err)
+			require.Equal(t, plan.Last, before.Newest, "what survivors are compared by is what is kept")
 			want := raft.EntryID{Term: 2 + 1<<20, Index: 7}
 			address := "n1:7000"
 			if name == "behind a snapshot" {

@@ -77,6 +77,10 @@ type Report struct {
 	Last      raft.EntryID    `json:"last"`       // the log's end; Compacted if it is empty
 	Batches   uint64          `json:"batches"`    // written over the directory's whole life
 
+	// Newest is the last entry that the server has when it starts: Last, or that of a snapshot that takes the log's place. By it the
+	// servers that survived are compared. Zero if the log is damaged, and from Dump, which does not read the snapshots.
+	Newest raft.EntryID `json:"newest"`
+
 	Configurations []ConfigurationAt   `json:"configurations"` // in the log; the newest snapshot has the one before
 	Segments       []Segment           `json:"segments"`
 	Snapshots      []snapshot.Verified `json:"snapshots"` // newest first
@@ -313,6 +317,13 @@ func (in *inspection) verifySnapshots(ctx context.Context) error {
 		return fmt.Errorf("inspect snapshots: %w", err)
 	}
 	in.report.Snapshots = append(in.report.Snapshots, all...)
+	switch {
+	case in.report.Refusal != nil: // what could be read of the log is no measure
+	case in.behindLog():
+		in.report.Newest = in.startSnapshot()
+	default:
+		in.report.Newest = in.report.Last
+	}
 	in.judgeSnapshots()
 	return nil
 }

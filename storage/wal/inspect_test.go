@@ -274,6 +274,7 @@ func TestInspectDescribesTheLog(t *testing.T) {
 	require.Equal(t, raft.HardState{CurrentTerm: 2}, r.HardState)
 	require.Equal(t, &raft.HardState{CurrentTerm: 2}, r.VoteFile)
 	require.Equal(t, all[5].ID(), r.Last)
+	require.Equal(t, r.Last, r.Newest)
 	require.EqualValues(t, 2, r.Batches)
 	require.Len(t, r.Configurations, 1)
 	require.EqualValues(t, 4, r.Configurations[0].Index)
@@ -296,6 +297,7 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	r, err := Inspect(ctx, disk, "/data")
 	require.NoError(t, err)
 	require.Equal(t, Damaged, r.Verdict)
+	require.Zero(t, r.Newest, "unknown")
 	require.Len(t, r.Findings, 1)
 	f := r.Findings[0]
 	require.Equal(t, "/data/0000000000000001.wal", f.File)
