@@ -19,7 +19,7 @@ type Recovery struct {
 	Directory   string           `json:"directory"`
 	Node        raft.NodeID      `json:"node"`
 	Replica     raft.ReplicaID   `json:"replica"`
-	Cluster     string           `json:"cluster"`       // to which the directory belongs now
+	Cluster     string           `json:"cluster"`       // to which the directory belonged when this was planned
 	HardState   raft.HardState   `json:"hard_state"`    // now
 	Last        raft.EntryID     `json:"last"`          // entry that is kept: nothing behind it survives
 	Snapshot    raft.EntryID     `json:"snapshot"`      // up to here everything is known to have been committed

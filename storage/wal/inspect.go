@@ -374,7 +374,7 @@ func (in *inspection) judgeSnapshots() {
 		in.add(Finding{
 			File: in.w.dir, Verdict: Degraded, Found: "there are snapshots, but no log",
 			Meaning: "term, vote and all entries behind the snapshot are lost; a server that starts here is another replica than before",
-			Next:    "empty the directory and add this server to the cluster under a new ID",
+			Next:    "move the directory away, and add this server with an empty one to the cluster under a new ID",
 		})
 	}
 }
