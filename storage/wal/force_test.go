@@ -233,6 +233,39 @@ func TestRecoverRefuses(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
+// A majority is lost in the middle of a change of the members. The newest configuration is joint, and was perhaps never committed: a server
+// believes in it all the same (§6). The recovered one takes its place, and neither half's servers come back.
+func TestRecoverOutOfAJointConfiguration(t *testing.T) {
+	disk := newImageFS(nil)
+	w := New("/data", smallOptions(disk))
+	mustOpen(t, w)
+	joint := raft.Configuration{ClusterID: "c", Servers: []raft.Server{
+		{ID: "n1", Address: "h:1", Outgoing: true}, {ID: "n2", Address: "h:2", Outgoing: true, Leaving: true},
+		{ID: "n3", Address: "h:3", Outgoing: true, Leaving: true}, {ID: "n4", Address: "h:4"}, {ID: "n5", Address: "h:5"},
+	}}
+	require.NoError(t, joint.Validate())
+	require.True(t, joint.Joint())
+	require.NoError(t, w.Write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 4, VotedFor: "n2"}, Entries: []raft.Entry{
+		entry(1, 1, raft.EntryConfiguration, members("c", "n1", "n2", "n3")), entry(2, 4, raft.EntryConfiguration, joint.AppendBinary(nil)),
+	}}))
+	require.NoError(t, w.Close())
+	plan, err := PlanRecovery(ctx, disk, "/data", "new", "")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, plan.InForce.Index)
+	require.NoError(t, Recover(ctx, disk, plan))
+
+	rec, err := w.Open(ctx, raft.Identity{Node: "n1"})
+	require.NoError(t, err)
+	core, err := raft.NewCore(raft.CoreConfig{ID: "n1"}, 0, &rec)
+	require.NoError(t, err)
+	conf := core.Status(0).Configuration
+	require.False(t, conf.Joint())
+	require.Equal(t, []raft.NodeID{"n1"}, conf.Voters())
+	require.Equal(t, []raft.NodeID{"n2", "n3", "n4", "n5"}, conf.Removed)
+	require.Equal(t, "h:1", conf.Servers[0].Address)
+	require.NoError(t, w.Close())
+}
+
 // An ID that the cluster had before an earlier recovery is as dangerous as the present one: servers that were lost then may still have their
 // directories. It is known from segments, from the log, or from a snapshot alone.
 func TestRecoverRefusesEveryEarlierID(t *testing.T) {
