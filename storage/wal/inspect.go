@@ -240,19 +240,19 @@ func (in *inspection) add(f Finding) {
 	in.report.Findings = append(in.report.Findings, f)
 }
 
-// noteDegraded notes damage that does no harm: one finding for each error that err joins.
+// noteDegraded notes damage that does no harm: one finding for each error that err joins, at whatever depth.
 func (r *recovery) noteDegraded(path string, err error, meaning string) {
-	errs := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	for _, err := range errs {
-		f := Finding{File: path, Verdict: Degraded, Found: err.Error(), Meaning: meaning, Next: nextDisk}
-		if damage := (*raft.CorruptionError)(nil); errors.As(err, &damage) {
-			f.Offset, f.Found = damage.Offset, damage.Reason
+		for _, err := range joined.Unwrap() {
+			r.noteDegraded(path, err, meaning)
 		}
-		r.note(f)
+		return
 	}
+	f := Finding{File: path, Verdict: Degraded, Found: err.Error(), Meaning: meaning, Next: nextDisk}
+	if damage := (*raft.CorruptionError)(nil); errors.As(err, &damage) {
+		f.Offset, f.Found = damage.Offset, damage.Reason
+	}
+	r.note(f)
 }
 
 // describe fills in what was understood.

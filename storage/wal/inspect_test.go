@@ -327,6 +327,24 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 		"entry 5 is damaged: entry header: header checksum does not match; where the 1 entries behind it lie is unknown")
 }
 
+// Every damaged record of the vote file is named, not only the first and the last one.
+func TestInspectNamesEveryRecordOfTheVoteFile(t *testing.T) {
+	disk, _ := stopped(t)
+	for i := range disk.files["/data/vote"].data {
+		disk.files["/data/vote"].data[i] ^= 0xA5
+	}
+	r, err := Inspect(ctx, disk, "/data")
+	require.NoError(t, err)
+	require.Equal(t, Degraded, r.Verdict)
+	var at []int64
+	for _, f := range r.Findings {
+		if f.Found == "record checksum does not match" {
+			at = append(at, f.Offset)
+		}
+	}
+	require.Equal(t, []int64{0, pageSize, 2 * pageSize, 3 * pageSize}, at)
+}
+
 // However many places are damaged, the report is bounded.
 func TestReportIsBounded(t *testing.T) {
 	disk := newImageFS(nil)
