@@ -231,8 +231,8 @@ var snapshots = []Mutant{
 		Name: "no trailing entries are kept",
 		Rule: "CoreConfig.TrailingEntries: a follower that lags a little needs no snapshot (§7)",
 		File: "snapshot.go",
-		Old:  "to := meta.Index - Index(c.cfg.TrailingEntries)",
-		New:  "to := meta.Index",
+		Old:  "to := c.neededBySnapshots(meta.Index - Index(c.cfg.TrailingEntries))",
+		New:  "to := c.neededBySnapshots(meta.Index)",
 		Test: Test{Package: ".", Name: "TestSnapshotCompactsTheLogButKeepsATrail"},
 	},
 	{
