@@ -9,8 +9,8 @@
 // With -format json all but dump print one object, and dump one object a line. The first three change nothing. docs/raftctl.md has more.
 //
 // It ends with 0 if the directory is good, which includes an unfinished write that the next start leaves out; with 1 if something is
-// damaged; with 2 if it was called in a wrong way, or told not to go on; with 3 if the directory cannot be read or written, or a server
-// is running in it.
+// damaged; with 2 if it was called in a wrong way, or told not to go on; with 3 if the directory cannot be read or written, a server
+// is running in it, or recover cannot do what was asked.
 package main
 
 import (

@@ -274,7 +274,7 @@ func TestDirectoryDamagedByHand(t *testing.T) {
 	require.Regexp(t, `(?m)^  found     page 0 of batch \d+ does not match its checksum; the batch holds entr.* at byte \d+ `+
 		fmt.Sprintf(`entry %d is damaged: entry %v: payload checksum does not match`, all[hit].Index, all[hit].EntryID), out)
 	meaning := regexp.MustCompile(`(?m)^  meaning   the server refuses to start: .*$`).FindString(out)
-	require.Contains(t, out, "  next      do not delete anything; give this server an empty data directory")
+	require.Contains(t, out, "  next      do not delete anything; if the other servers have a leader, give this server an empty data directory")
 
 	code, out, _ = raftctl(t, "", "verify", "-format", "json", m.dir)
 	require.Equal(t, 1, code)
@@ -312,6 +312,39 @@ func TestDirectoryDamagedByHand(t *testing.T) {
 	// And the server indeed refuses.
 	_, err := wal.New(m.dir, wal.Options{}).Open(t.Context(), raft.Identity{Node: "n1"})
 	require.ErrorContains(t, err, path)
+	require.ErrorContains(t, err, "run raftctl verify DIR", "SAFETY §4: names the repair command")
+}
+
+// The survivors of a lost majority are compared by their newest entry. A snapshot that was received right before a crash is newer than the
+// log, which was not told: who compares the ends of the logs recovers the wrong server, and loses what is in the snapshot.
+func TestInspectNamesTheNewestEntry(t *testing.T) {
+	m := stoppedServer(t)
+	all := dumped(t, m.dir)
+	last := all[len(all)-1].EntryID
+	_, out, _ := raftctl(t, "", "inspect", m.dir)
+	require.Contains(t, out, fmt.Sprintf("newest      entry %v\n", last))
+
+	w := wal.New(m.dir, wal.Options{})
+	_, err := w.Open(t.Context(), raft.Identity{Node: "n1"})
+	require.NoError(t, err)
+	sink, err := w.Snapshots().Create(raft.SnapshotMeta{
+		Index: last.Index + 40, Term: last.Term + 1, Size: -1,
+		Configuration: raft.Configuration{ClusterID: "c1", Servers: []raft.Server{{ID: "n1", Address: "host1:7000"}}},
+	})
+	require.NoError(t, err)
+	meta, err := sink.Commit()
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	code, out, _ := raftctl(t, "", "inspect", m.dir)
+	require.Zero(t, code)
+	require.Contains(t, out, fmt.Sprintf("entries 1 to %v\n", last))
+	require.Contains(t, out, fmt.Sprintf("newest      entry %v, the last one of a snapshot that takes the log's place", meta.ID()))
+	_, out, _ = raftctl(t, "no", "recover", "-cluster", "c2", m.dir)
+	require.Contains(t, out, fmt.Sprintf("Every entry behind %v is lost", meta.ID()))
+
+	flipBit(t, m.dir, ".wal", "the first run's command 3")
+	_, out, _ = raftctl(t, "", "inspect", m.dir)
+	require.Contains(t, out, "newest      unknown, the log is damaged\n")
 }
 
 // A damaged snapshot is damage, too.

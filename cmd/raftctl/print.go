@@ -16,6 +16,7 @@ import (
 func printReport(w io.Writer, r *wal.Report) error {
 	var b bytes.Buffer
 	printServer(&b, r)
+	printNewest(&b, r)
 	printConfigurations(&b, r)
 	fmt.Fprintf(&b, "\nsegments, %d in use\n", inUse(r))
 	t := table(&b)
@@ -73,6 +74,18 @@ func printServer(b *bytes.Buffer, r *wal.Report) {
 		fmt.Fprintf(b, "log         entries 1 to %v\n", r.Last)
 	default:
 		fmt.Fprintf(b, "log         entries %d to %v; those up to %v are in a snapshot only\n", r.Compacted.Index+1, r.Last, r.Compacted)
+	}
+}
+
+// printNewest prints by what the survivors of a lost majority are compared.
+func printNewest(b *bytes.Buffer, r *wal.Report) {
+	switch {
+	case r.Refusal != nil:
+		b.WriteString("newest      unknown, the log is damaged\n")
+	case r.Newest != r.Last:
+		fmt.Fprintf(b, "newest      entry %s, the last one of a snapshot that takes the log's place when the server starts\n", entryID(r.Newest))
+	default:
+		fmt.Fprintf(b, "newest      entry %s\n", entryID(r.Newest))
 	}
 }
 

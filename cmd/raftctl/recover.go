@@ -97,8 +97,8 @@ func printPlan(w io.Writer, p *wal.Recovery) error {
 		item("Entries %d to %d are in the log, but whether they were committed is not known here. All of them will be: a call whose outcome\n"+
 			"  was uncertain may have taken effect.", p.Snapshot.Index+1, p.Last.Index)
 	}
-	item("Is there another survivor? Its log is better if its last entry has a higher term, or the same and a higher index than %s.\n"+
-		"  raftctl inspect shows it. Recover the best one, and no other.", entryID(p.Last))
+	item("Is there another survivor? It is better if its newest entry, as raftctl inspect calls it, has a higher term, or the same and a\n"+
+		"  higher index than %s. Recover the best one, and no other.", entryID(p.Last))
 	printOthers(item, p)
 	fmt.Fprintf(&b, "\nThere is no way back. Copy the directory first. docs/raftctl.md has the whole procedure.\n")
 	_, err := w.Write(b.Bytes())

@@ -392,7 +392,7 @@ var storage = []Mutant{
 		Rule: "SAFETY §4: damage in a segment that is not the last is corruption",
 		File: "storage/wal/recover.go",
 		Old: `		if sealedAt >= 0 {
-			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextRestore}
+			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextVerify}
 		}
 `,
 		New: ``,
@@ -529,6 +529,14 @@ var storage = []Mutant{
 		Old:  `	case cluster == r.Cluster:`,
 		New:  `	case false:`,
 		Test: Test{"./storage/wal", "TestRecoverRefuses"},
+	},
+	{
+		Name: "cluster recovered under an ID that it had before",
+		Rule: "SAFETY §2 operator: forced recovery is an explicit command with a new cluster ID",
+		File: "storage/wal/force.go",
+		Old:  `	case in.wasIn(cluster):`,
+		New:  `	case false:`,
+		Test: Test{"./storage/wal", "TestRecoverRefusesEveryEarlierID"},
 	},
 	{
 		Name: "terms after a recovery are those that lost leaders gave out",

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/snapshot"
 	"github.com/steadyraft/raft/storage/vfs"
 )
 
@@ -18,7 +19,7 @@ type Recovery struct {
 	Directory   string           `json:"directory"`
 	Node        raft.NodeID      `json:"node"`
 	Replica     raft.ReplicaID   `json:"replica"`
-	Cluster     string           `json:"cluster"`       // to which the directory belongs now
+	Cluster     string           `json:"cluster"`       // to which the directory belonged when this was planned
 	HardState   raft.HardState   `json:"hard_state"`    // now
 	Last        raft.EntryID     `json:"last"`          // entry that is kept: nothing behind it survives
 	Snapshot    raft.EntryID     `json:"snapshot"`      // up to here everything is known to have been committed
@@ -62,16 +63,19 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 	case r.Last.Index == 0 && in.startSnapshot().Index == 0:
 		return Recovery{}, fmt.Errorf("recover %s: it is blank: there is nothing to recover", r.Directory)
 	case cluster == r.Cluster:
-		return Recovery{}, fmt.Errorf("recover %s: %q is the ID of its present cluster, in which the lost servers might come back: "+
+		return Recovery{}, fmt.Errorf("recover %s: %q is the ID of its present cluster: if an earlier recovery gave it, that one is done; "+
+			"if not, the lost servers might come back in it: choose an ID that was never used", r.Directory, cluster)
+	case in.wasIn(cluster):
+		return Recovery{}, fmt.Errorf("recover %s: %q was the ID of its cluster before, in which lost servers might come back: "+
 			"choose an ID that was never used", r.Directory, cluster)
 	}
 	plan := Recovery{
 		Directory: r.Directory, Node: r.Node, Replica: r.Replica, Cluster: r.Cluster, HardState: r.HardState,
-		Last: r.Last, Snapshot: in.startSnapshot(), batches: r.Batches, incarnation: r.Incarnation,
+		Last: r.Newest, Snapshot: in.startSnapshot(), batches: r.Batches, incarnation: r.Incarnation,
 	}
 	configurations := r.Configurations
 	if in.behindLog() {
-		plan.Last, configurations = plan.Snapshot, nil
+		configurations = nil
 	}
 	if plan.Snapshot.Index > 0 {
 		meta := &r.Snapshots[in.startNumber()].Meta
@@ -106,6 +110,15 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 		raft.EntryID{Term: max(r.HardState.CurrentTerm, plan.Last.Term) + termLeap, Index: plan.Last.Index + 1}, conf,
 	}
 	return plan, nil
+}
+
+// wasIn reports whether anything here is left of an earlier cluster of that ID. Its servers may still have their directories: after a
+// second recovery that gives back the ID that a first one took, both clusters would go by the same name.
+func (in *inspection) wasIn(cluster string) bool {
+	r := &in.report
+	return slices.ContainsFunc(in.r.files, func(seq uint64) bool { return in.r.headers[seq].identity.Cluster == cluster }) ||
+		slices.ContainsFunc(r.Configurations, func(c ConfigurationAt) bool { return c.Configuration.ClusterID == cluster }) ||
+		slices.ContainsFunc(r.Snapshots, func(v snapshot.Verified) bool { return v.Meta.Configuration.ClusterID == cluster })
 }
 
 // formerMembers lists all servers that ever were members as far as is known here, but for this one: as if they were removed now. Their IDs

@@ -66,6 +66,9 @@ func TestRecoverFoundsACluster(t *testing.T) {
 			plan, err := PlanRecovery(ctx, disk, "/data", "new", "")
 			require.NoError(t, err)
 			require.Zero(t, disk.writes, "a plan changes nothing")
+			before, err := Inspect(ctx, disk, "/data")
+			require.NoError(t, err)
+			require.Equal(t, plan.Last, before.Newest, "what survivors are compared by is what is kept")
 			want := raft.EntryID{Term: 2 + 1<<20, Index: 7}
 			address := "n1:7000"
 			if name == "behind a snapshot" {
@@ -228,6 +231,79 @@ func TestRecoverRefuses(t *testing.T) {
 	require.ErrorIs(t, err, raft.ErrLocked)
 	require.ErrorIs(t, Recover(ctx, d, plan), raft.ErrLocked)
 	require.NoError(t, w.Close())
+}
+
+// A majority is lost in the middle of a change of the members. The newest configuration is joint, and was perhaps never committed: a server
+// believes in it all the same (§6). The recovered one takes its place, and neither half's servers come back.
+func TestRecoverOutOfAJointConfiguration(t *testing.T) {
+	disk := newImageFS(nil)
+	w := New("/data", smallOptions(disk))
+	mustOpen(t, w)
+	joint := raft.Configuration{ClusterID: "c", Servers: []raft.Server{
+		{ID: "n1", Address: "h:1", Outgoing: true}, {ID: "n2", Address: "h:2", Outgoing: true, Leaving: true},
+		{ID: "n3", Address: "h:3", Outgoing: true, Leaving: true}, {ID: "n4", Address: "h:4"}, {ID: "n5", Address: "h:5"},
+	}}
+	require.NoError(t, joint.Validate())
+	require.True(t, joint.Joint())
+	require.NoError(t, w.Write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 4, VotedFor: "n2"}, Entries: []raft.Entry{
+		entry(1, 1, raft.EntryConfiguration, members("c", "n1", "n2", "n3")), entry(2, 4, raft.EntryConfiguration, joint.AppendBinary(nil)),
+	}}))
+	require.NoError(t, w.Close())
+	plan, err := PlanRecovery(ctx, disk, "/data", "new", "")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, plan.InForce.Index)
+	require.NoError(t, Recover(ctx, disk, plan))
+
+	rec, err := w.Open(ctx, raft.Identity{Node: "n1"})
+	require.NoError(t, err)
+	core, err := raft.NewCore(raft.CoreConfig{ID: "n1"}, 0, &rec)
+	require.NoError(t, err)
+	conf := core.Status(0).Configuration
+	require.False(t, conf.Joint())
+	require.Equal(t, []raft.NodeID{"n1"}, conf.Voters())
+	require.Equal(t, []raft.NodeID{"n2", "n3", "n4", "n5"}, conf.Removed)
+	require.Equal(t, "h:1", conf.Servers[0].Address)
+	require.NoError(t, w.Close())
+}
+
+// An ID that the cluster had before an earlier recovery is as dangerous as the present one: servers that were lost then may still have their
+// directories. It is known from segments, from the log, or from a snapshot alone.
+func TestRecoverRefusesEveryEarlierID(t *testing.T) {
+	configured := raft.Batch{Entries: []raft.Entry{entry(1, 1, raft.EntryConfiguration, members("c", "n1", "n2"))}}
+	described := func(t *testing.T, w *WAL) {
+		sink, err := w.Snapshots().Create(raft.SnapshotMeta{
+			Index: 50, Term: 3, Size: -1, Configuration: raft.Configuration{ClusterID: "c", Servers: []raft.Server{{ID: "n1", Address: "h:1"}}},
+		})
+		require.NoError(t, err)
+		_, err = sink.Commit()
+		require.NoError(t, err)
+	}
+	for name, tt := range map[string]struct {
+		cluster string // which the segments name
+		write   func(t *testing.T, w *WAL)
+	}{
+		"segments": {"c", func(t *testing.T, w *WAL) { require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 1, 1, 10)})) }},
+		"log":      {"other", func(t *testing.T, w *WAL) { require.NoError(t, w.Write(configured)) }},
+		"snapshot": {"other", described},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := newImageFS(nil)
+			w := New("/data", smallOptions(disk))
+			_, err := w.Open(ctx, raft.Identity{Cluster: tt.cluster, Node: "n1"})
+			require.NoError(t, err)
+			tt.write(t, w)
+			require.NoError(t, w.Close())
+			plan, err := PlanRecovery(ctx, disk, "/data", "second", "h:1")
+			require.NoError(t, err)
+			require.NoError(t, Recover(ctx, disk, plan))
+			for _, id := range []string{tt.cluster, "c", "second"} {
+				_, err = PlanRecovery(ctx, disk, "/data", id, "h:1")
+				require.ErrorContains(t, err, "choose an ID that was never used", id)
+			}
+			_, err = PlanRecovery(ctx, disk, "/data", "third", "h:1")
+			require.NoError(t, err)
+		})
+	}
 }
 
 // A disk without room, or one that fails, leaves the old cluster's directory.

@@ -170,6 +170,6 @@ func mergeHardStates(log, vote raft.HardState, path string) (raft.HardState, err
 		Path: path,
 		Reason: fmt.Sprintf("vote for %q in term %d, but the log says %q: this server could vote twice",
 			vote.VotedFor, vote.CurrentTerm, log.VotedFor),
-		Next: nextRestore,
+		Next: nextVerify,
 	}
 }

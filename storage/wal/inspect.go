@@ -77,6 +77,10 @@ type Report struct {
 	Last      raft.EntryID    `json:"last"`       // the log's end; Compacted if it is empty
 	Batches   uint64          `json:"batches"`    // written over the directory's whole life
 
+	// Newest is the last entry that the server has when it starts: Last, or that of a snapshot that takes the log's place. By it the
+	// servers that survived are compared. Zero if the log is damaged, and from Dump, which does not read the snapshots.
+	Newest raft.EntryID `json:"newest"`
+
 	Configurations []ConfigurationAt   `json:"configurations"` // in the log; the newest snapshot has the one before
 	Segments       []Segment           `json:"segments"`
 	Snapshots      []snapshot.Verified `json:"snapshots"` // newest first
@@ -236,19 +240,19 @@ func (in *inspection) add(f Finding) {
 	in.report.Findings = append(in.report.Findings, f)
 }
 
-// noteDegraded notes damage that does no harm: one finding for each error that err joins.
+// noteDegraded notes damage that does no harm: one finding for each error that err joins, at whatever depth.
 func (r *recovery) noteDegraded(path string, err error, meaning string) {
-	errs := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	for _, err := range errs {
-		f := Finding{File: path, Verdict: Degraded, Found: err.Error(), Meaning: meaning, Next: nextDisk}
-		if damage := (*raft.CorruptionError)(nil); errors.As(err, &damage) {
-			f.Offset, f.Found = damage.Offset, damage.Reason
+		for _, err := range joined.Unwrap() {
+			r.noteDegraded(path, err, meaning)
 		}
-		r.note(f)
+		return
 	}
+	f := Finding{File: path, Verdict: Degraded, Found: err.Error(), Meaning: meaning, Next: nextDisk}
+	if damage := (*raft.CorruptionError)(nil); errors.As(err, &damage) {
+		f.Offset, f.Found = damage.Offset, damage.Reason
+	}
+	r.note(f)
 }
 
 // describe fills in what was understood.
@@ -313,6 +317,13 @@ func (in *inspection) verifySnapshots(ctx context.Context) error {
 		return fmt.Errorf("inspect snapshots: %w", err)
 	}
 	in.report.Snapshots = append(in.report.Snapshots, all...)
+	switch {
+	case in.report.Refusal != nil: // what could be read of the log is no measure
+	case in.behindLog():
+		in.report.Newest = in.startSnapshot()
+	default:
+		in.report.Newest = in.report.Last
+	}
 	in.judgeSnapshots()
 	return nil
 }
@@ -363,7 +374,7 @@ func (in *inspection) judgeSnapshots() {
 		in.add(Finding{
 			File: in.w.dir, Verdict: Degraded, Found: "there are snapshots, but no log",
 			Meaning: "term, vote and all entries behind the snapshot are lost; a server that starts here is another replica than before",
-			Next:    "empty the directory and add this server to the cluster under a new ID",
+			Next:    "move the directory away, and add this server with an empty one to the cluster under a new ID",
 		})
 	}
 }
@@ -385,7 +396,7 @@ func (in *inspection) otherSnapshot(i int) *snapshot.Verified {
 // judged by itself: whether it belongs there cannot be known any more.
 func (in *inspection) examine(ctx context.Context, damage *raft.CorruptionError) error {
 	w, r := in.w, in.r
-	refusal := Finding{File: damage.Path, Offset: damage.Offset, Verdict: Damaged, Found: damage.Reason, Next: damage.Next}
+	refusal := Finding{File: damage.Path, Offset: damage.Offset, Verdict: Damaged, Found: damage.Reason, Next: nextRestore}
 	var others []Finding
 	var behind examined
 	r.note = func(Finding) {} // of headers that were read before

@@ -274,6 +274,7 @@ func TestInspectDescribesTheLog(t *testing.T) {
 	require.Equal(t, raft.HardState{CurrentTerm: 2}, r.HardState)
 	require.Equal(t, &raft.HardState{CurrentTerm: 2}, r.VoteFile)
 	require.Equal(t, all[5].ID(), r.Last)
+	require.Equal(t, r.Last, r.Newest)
 	require.EqualValues(t, 2, r.Batches)
 	require.Len(t, r.Configurations, 1)
 	require.EqualValues(t, 4, r.Configurations[0].Index)
@@ -296,6 +297,7 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	r, err := Inspect(ctx, disk, "/data")
 	require.NoError(t, err)
 	require.Equal(t, Damaged, r.Verdict)
+	require.Zero(t, r.Newest, "unknown")
 	require.Len(t, r.Findings, 1)
 	f := r.Findings[0]
 	require.Equal(t, "/data/0000000000000001.wal", f.File)
@@ -308,6 +310,8 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	require.Contains(t, f.Meaning,
 		"nothing of the log can be read in order; intact besides, as far as can be told: 1 batches, with entries 4@2 to 6@2")
 	require.Contains(t, f.Next, "empty data directory")
+	require.NotContains(t, f.Next, "raftctl verify", "that was it")
+	require.ErrorContains(t, r.Refusal, "stop the server and run raftctl verify DIR")
 
 	// A second damage is listed, too: the header of an entry, so that the rest of its batch cannot be told apart.
 	flip(t, disk, "/data/0000000000000002.wal", all[4].Frame()[:raft.EntryHeaderSize])
@@ -321,6 +325,24 @@ func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	require.Equal(t, "/data/0000000000000002.wal", r.Findings[1].File)
 	require.Contains(t, r.Findings[1].Found,
 		"entry 5 is damaged: entry header: header checksum does not match; where the 1 entries behind it lie is unknown")
+}
+
+// Every damaged record of the vote file is named, not only the first and the last one.
+func TestInspectNamesEveryRecordOfTheVoteFile(t *testing.T) {
+	disk, _ := stopped(t)
+	for i := range disk.files["/data/vote"].data {
+		disk.files["/data/vote"].data[i] ^= 0xA5
+	}
+	r, err := Inspect(ctx, disk, "/data")
+	require.NoError(t, err)
+	require.Equal(t, Degraded, r.Verdict)
+	var at []int64
+	for _, f := range r.Findings {
+		if f.Found == "record checksum does not match" {
+			at = append(at, f.Offset)
+		}
+	}
+	require.Equal(t, []int64{0, pageSize, 2 * pageSize, 3 * pageSize}, at)
 }
 
 // However many places are damaged, the report is bounded.

@@ -160,7 +160,7 @@ func (w *WAL) readRun(seg *segment, offset int64, last raft.Index, want *entries
 			}
 		}
 		if v.reason != "" {
-			return &raft.CorruptionError{Path: seg.path, Offset: offset, Reason: v.reason, Next: nextRestore}
+			return &raft.CorruptionError{Path: seg.path, Offset: offset, Reason: v.reason, Next: nextVerify}
 		}
 		gap, offset = false, h.end()
 		if h.count == 0 || h.last.Index < want.lo {
@@ -168,12 +168,12 @@ func (w *WAL) readRun(seg *segment, offset int64, last raft.Index, want *entries
 		}
 		if h.prev.Index >= want.lo {
 			return &raft.CorruptionError{
-				Path: seg.path, Offset: h.offset, Next: nextRestore,
+				Path: seg.path, Offset: h.offset, Next: nextVerify,
 				Reason: fmt.Sprintf("batch begins behind entry %v, want entry %d", h.prev, want.lo),
 			}
 		}
 		if err := want.take(&h, b, last); err != nil {
-			return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextRestore}
+			return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextVerify}
 		}
 	}
 	return nil

@@ -101,7 +101,7 @@ func (r *recovery) survey() error {
 }
 
 func (r *recovery) missing(seq uint64) error {
-	return &raft.CorruptionError{Path: r.w.path(segmentName(seq)), Reason: "the segment is missing", Next: nextRestore}
+	return &raft.CorruptionError{Path: r.w.path(segmentName(seq)), Reason: "the segment is missing", Next: nextVerify}
 }
 
 func (r *recovery) readHeader(seq uint64) (h segmentHeader, err error) {
@@ -119,7 +119,7 @@ func (r *recovery) readHeader(seq uint64) (h segmentHeader, err error) {
 		r.noteDegraded(path, damaged, "one copy of the segment's header is damaged; the other one is used")
 	}
 	if h.seq != seq {
-		return h, &raft.CorruptionError{Path: path, Reason: fmt.Sprintf("the header says that this is segment %d", h.seq), Next: nextRestore}
+		return h, &raft.CorruptionError{Path: path, Reason: fmt.Sprintf("the header says that this is segment %d", h.seq), Next: nextVerify}
 	}
 	return h, nil
 }
@@ -148,13 +148,13 @@ func (r *recovery) identify(want raft.Identity) error {
 			return &raft.CorruptionError{
 				Path:   w.path(segmentName(seq)),
 				Reason: fmt.Sprintf("segment of replica %x in the directory of replica %x", other.Replica, have.Replica),
-				Next:   nextRestore,
+				Next:   nextVerify,
 			}
 		}
 	}
 	if r.voteFound && (r.vote.replica != have.Replica || r.vote.incarnation > have.Incarnation) {
 		return &raft.CorruptionError{
-			Path: w.path(voteName), Next: nextRestore,
+			Path: w.path(voteName), Next: nextVerify,
 			Reason: fmt.Sprintf("vote of replica %x in its run %d, but the log is of replica %x in run %d",
 				r.vote.replica, r.vote.incarnation, have.Replica, have.Incarnation),
 		}
@@ -189,7 +189,7 @@ func (r *recovery) replay(ctx context.Context) error {
 			w.index.snapshot, w.index.baseConfig = h.snapshot, h.config
 		} else if h.lastBatch != w.lastBatch || h.chain != w.chain || h.last != w.index.last || h.hardState != w.hardState {
 			return &raft.CorruptionError{
-				Path: w.segments[i-1].path, Offset: w.segments[i-1].end, Next: nextRestore,
+				Path: w.segments[i-1].path, Offset: w.segments[i-1].end, Next: nextVerify,
 				Reason: fmt.Sprintf("the segment ends with batch %d at entry %v, but the next one continues batch %d at entry %v",
 					w.lastBatch, w.index.last, h.lastBatch, h.last),
 			}
@@ -207,7 +207,7 @@ func (r *recovery) replay(ctx context.Context) error {
 	if r.voteFound {
 		if w.lastBatch < r.vote.batch {
 			return &raft.CorruptionError{
-				Path: r.last.path, Offset: r.last.end, Next: nextRestore,
+				Path: r.last.path, Offset: r.last.end, Next: nextVerify,
 				Reason: fmt.Sprintf("the log ends with batch %d, but batch %d was durable", w.lastBatch, r.vote.batch),
 			}
 		}
@@ -261,14 +261,14 @@ func (r *recovery) replaySegment(seg *segment, sealedAt int64) (err error) {
 	}
 	if sealedAt > size {
 		return &raft.CorruptionError{
-			Path: seg.path, Offset: size, Reason: fmt.Sprintf("the file is cut off: it held %d bytes", sealedAt), Next: nextRestore,
+			Path: seg.path, Offset: size, Reason: fmt.Sprintf("the file is cut off: it held %d bytes", sealedAt), Next: nextVerify,
 		}
 	}
 	// A segment that nobody has sealed is as long as it was made. If it ends early, nothing else need tell of what is gone: the rest
 	// may end with a batch.
 	if made := r.headers[seg.seq].size; sealedAt < 0 && size < made {
 		return &raft.CorruptionError{
-			Path: seg.path, Offset: size, Reason: fmt.Sprintf("the file is cut off: it was made with %d bytes", made), Next: nextRestore,
+			Path: seg.path, Offset: size, Reason: fmt.Sprintf("the file is cut off: it was made with %d bytes", made), Next: nextVerify,
 		}
 	}
 	end := size
@@ -286,7 +286,7 @@ func (r *recovery) replaySegment(seg *segment, sealedAt int64) (err error) {
 		}
 		if v.reason == "" {
 			if err := r.replayBatch(seg, &h, b); err != nil {
-				return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextRestore}
+				return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextVerify}
 			}
 			r.replays(seg, &h)
 			continue
@@ -300,7 +300,7 @@ func (r *recovery) replaySegment(seg *segment, sealedAt int64) (err error) {
 			continue
 		}
 		if sealedAt >= 0 {
-			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextRestore}
+			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextVerify}
 		}
 		return r.judgeTail(reader, seg, v)
 	}
@@ -376,7 +376,7 @@ func (r *recovery) lostIdleRecord(reader *segmentReader, seg *segment, sealedAt 
 func (r *recovery) judgeTail(reader *segmentReader, seg *segment, v verdict) error {
 	w := r.w
 	damaged := func(reason string) error {
-		return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: reason, Next: nextRestore}
+		return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: reason, Next: nextVerify}
 	}
 	first, err := reader.at(seg.end, sectorSize)
 	if err != nil {

@@ -165,7 +165,7 @@ func readHeader(f vfs.File, path string) (h segmentHeader, damaged error, err er
 	}
 	if first != nil && second != nil {
 		return h, nil, &raft.CorruptionError{
-			Path: path, Reason: fmt.Sprintf("both copies of the segment header are unreadable: %v", first), Next: nextRestore,
+			Path: path, Reason: fmt.Sprintf("both copies of the segment header are unreadable: %v", first), Next: nextVerify,
 		}
 	}
 	return h, errors.Join(inCopy(path, 0, first), inCopy(path, pageSize, second)), nil

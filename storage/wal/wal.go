@@ -24,8 +24,13 @@ const (
 	// maxKeptBuffer bounds the buffers that are kept from one write or read to the next.
 	maxKeptBuffer = 8 << 20
 
-	nextRestore = "do not delete anything; give this server an empty data directory and add it to the cluster under a new ID, " +
-		"or restore the file from a backup made while it was stopped"
+	// nextRestore is what to do about damage. The only server of a cluster, or one of a majority that is gone, has nobody to get its
+	// data from: it must not be told to begin anew.
+	nextRestore = "do not delete anything; if the other servers have a leader, give this server an empty data directory and add it to the " +
+		"cluster under a new ID; if not, restore the file from a backup made while it was stopped"
+
+	// nextVerify is what a server says that finds the damage.
+	nextVerify = "stop the server and run raftctl verify DIR, which lists all that is damaged; " + nextRestore
 )
 
 var errClosed = errors.New("log is not open")
