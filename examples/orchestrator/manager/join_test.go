@@ -454,6 +454,19 @@ func TestWhoMayDoWhat(t *testing.T) {
 		})
 	}
 
+	// A stranger does not keep a connection by asking for what does not exist either.
+	for _, path := range []string{"/", "/v2", api.PathState + "/more", "//v1/state"} {
+		for _, method := range []string{http.MethodGet, http.MethodPut} {
+			request, err := http.NewRequestWithContext(within(t), method, "https://"+f.member.API+path, http.NoBody)
+			require.NoError(t, err)
+			response, err := clients[nobody].RoundTrip(request)
+			require.NoError(t, err)
+			require.NoError(t, response.Body.Close())
+			require.GreaterOrEqual(t, response.StatusCode, 300, path)
+			require.True(t, response.Close, "%s %s", method, path)
+		}
+	}
+
 	// The Raft port is for managers: with a worker's certificate one could pretend to be a leader there.
 	require.True(t, raftPortRefuses(t, f.member.Raft, f.credentials("w1", cluster.RoleWorker)))
 	require.True(t, raftPortRefuses(t, f.member.Raft, f.credentials("gone", cluster.RoleManager)))

@@ -53,7 +53,7 @@ func (m *Manager) newServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler: mux, TLSConfig: m.credentials.FrontDoorTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
+		Handler: strangersOnce(mux), TLSConfig: m.credentials.FrontDoorTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
 	}
@@ -90,7 +90,19 @@ func bounded(limit int64, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// forAnybody lets everybody in, for one small request: connections are bounded, and strangers must not hold them.
+// strangersOnce lets who shows no certificate make one small request, also one for a path that does not exist: connections are bounded,
+// and strangers must not hold them.
+func strangersOnce(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) == 0 {
+			w.Header().Set("Connection", "close")
+			r.Body = http.MaxBytesReader(w, r.Body, maxJoinBytes)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// forAnybody lets everybody in, for one small request.
 func forAnybody(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
@@ -104,7 +116,6 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := pki.PeerIdentity(r.TLS)
 		if err != nil {
-			w.Header().Set("Connection", "close")
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: err.Error()})
 			return
 		}
