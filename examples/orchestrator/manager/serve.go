@@ -27,6 +27,7 @@ const (
 	maxHeaderBytes = 16 << 10
 	maxProblems    = 100      // of one node
 	maxJoinBytes   = 64 << 10 // of a request from who is not known yet
+	maxSelfBytes   = 64 << 10 // of what a node says about itself, which the state keeps
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = api.WatchWait + 10*time.Second // from the end of the request's header; a watch lasts that long
@@ -39,10 +40,10 @@ const (
 func (m *Manager) newServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathJoin, forAnybody(handle(m.join)))
-	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(m.upToDate(handle(m.register))))
+	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(bounded(maxSelfBytes, m.upToDate(handle(m.register)))))
 	mux.HandleFunc("POST "+api.PathHeartbeat, m.forAgents(m.atLeader(handle(m.heartbeat))))
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
-	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(m.upToDate(handle(m.renew))))
+	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(bounded(maxSelfBytes, m.upToDate(handle(m.renew)))))
 	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.upToDate(m.atLeader(handle(m.remove)))))
 	mux.HandleFunc("GET "+api.PathStatus, m.forManagers(handle(m.status)))
 	mux.HandleFunc("GET "+api.PathState, m.forManagers(m.upToDate(handle(m.view))))
