@@ -3,6 +3,8 @@ package manager_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
@@ -209,6 +211,88 @@ func TestOnlyAValidTokenLetsIn(t *testing.T) {
 		var answer *api.Error
 		return errors.As(err, &answer) && answer.Code == api.CodeForbidden
 	}, patience, 20*time.Millisecond)
+}
+
+// A founder's name is taken from the beginning, also while its agent has not registered yet: whoever had a certificate with that name
+// could remove the founder.
+func TestNameOfASilentFounderIsTaken(t *testing.T) {
+	f := found(t)
+	f.dir = t.TempDir()
+	settings := f.settings()
+	for _, id := range []cluster.NodeID{"m2", "m3"} {
+		settings.Members = append(settings.Members, api.Member{ID: id, API: freeAddress(t), Raft: freeAddress(t)})
+	}
+	require.NoError(t, manager.Found(t.Context(), f.dir, settings, f.ca))
+	settings.Node = "m2"
+	m2 := &joined{t: t, id: "m2", dir: t.TempDir()}
+	require.NoError(t, manager.Found(t.Context(), m2.dir, settings, f.ca))
+	m2.start(cluster.RoleManager)
+	f.run()
+
+	for _, role := range []cluster.Role{cluster.RoleWorker, cluster.RoleManager} {
+		token := f.token(role)
+		request, _, err := pki.NewRequest()
+		require.NoError(t, err)
+		_, err = api.Join(within(t), token, api.JoinRequest{Node: "m3", Request: request, Host: "127.0.0.1"}, f.member.API)
+		requireCode(t, string(cluster.Conflict), err)
+		require.ErrorContains(t, err, "choose another name")
+	}
+}
+
+// A certificate is for the hosts that a manager has named, for as long as it is renewed. A worker serves nobody under TLS, and gets none:
+// it could name a manager's.
+func TestHostsInCertificates(t *testing.T) {
+	f := found(t)
+	f.run()
+	hosts := func(certPEM []byte) []string {
+		block, _ := pem.Decode(certPEM)
+		require.NotNil(t, block)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		require.NoError(t, err)
+		return pki.Hosts(cert)
+	}
+	for role, want := range map[cluster.Role][]string{cluster.RoleWorker: nil, cluster.RoleManager: {"127.0.0.1"}} {
+		token, node := f.token(role), cluster.NodeID("n-"+role)
+		request, key, err := pki.NewRequest()
+		require.NoError(t, err)
+		answer, err := api.Join(within(t), token, api.JoinRequest{Node: node, Request: request, Host: "127.0.0.1"}, f.member.API)
+		require.NoError(t, err)
+		require.Equal(t, want, hosts(answer.Certificate), role)
+		credentials, err := token.Credentials(answer.CA, answer.Certificate, key, nil)
+		require.NoError(t, err)
+		client := api.NewClient(credentials, f.member.API)
+		defer client.Close()
+		renewed, err := client.Renew(within(t), api.RenewRequest{Request: request})
+		require.NoError(t, err)
+		require.Equal(t, want, hosts(renewed.Certificate), role)
+	}
+
+	// What cannot be signed does not use up the name.
+	token := f.token(cluster.RoleManager)
+	for _, host := range []string{"m\u00fcnchen", "127.0.0.1"} {
+		request, _, err := pki.NewRequest() // a new key, as with every call of the command
+		require.NoError(t, err)
+		_, err = api.Join(within(t), token, api.JoinRequest{Node: "m2", Request: request, Host: host}, f.member.API)
+		if host == "127.0.0.1" {
+			require.NoError(t, err)
+		} else {
+			requireCode(t, string(cluster.Invalid), err)
+		}
+	}
+}
+
+// A manager that is removed while it asks to become a member does not become one: everybody refuses it, so its vote would be lost.
+func TestManagerRemovedWhileItEntersIsNoMember(t *testing.T) {
+	f := found(t)
+	f.run()
+	request, _, err := pki.NewRequest()
+	require.NoError(t, err)
+	_, err = api.Join(within(t), f.token(cluster.RoleManager), api.JoinRequest{Node: "m2", Request: request, Host: "127.0.0.1"}, f.member.API)
+	require.NoError(t, err)
+	require.NoError(t, f.client("m1", cluster.RoleManager).Remove(within(t), api.RemoveRequest{Node: "m2"}))
+	requireCode(t, api.CodeRemoved, f.manager.Admit(within(t), api.Member{ID: "m2", API: freeAddress(t), Raft: freeAddress(t)}))
+	v := f.await("a member less", func(v api.View) bool { return v.Leader == "m1" })
+	require.Len(t, v.Members, 1)
 }
 
 // A worker is an agent and nothing else. It can be drained, and is removed by force only while it lives; then its agent ends.

@@ -63,7 +63,8 @@ func (m *Manager) newServer() *http.Server {
 // caller is who has sent a request, as its certificate says.
 type caller struct {
 	pki.Identity
-	relays bool // the request says that the caller only passes it on
+	relays bool     // the request says that the caller only passes it on
+	hosts  []string // that its certificate is for
 }
 
 // mayActAs says whether the caller may speak for a node: for its own only, unless it is a manager that passes on what it has been told.
@@ -132,7 +133,8 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s has expired", id.Node)})
 			return
 		}
-		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id, r.Header.Get(api.RelayedHeader) != ""})))
+		who := caller{Identity: id, relays: r.Header.Get(api.RelayedHeader) != "", hosts: pki.Hosts(cert)}
+		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
 	}
 }
 
