@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	goruntime "runtime"
 	"strings"
@@ -54,9 +55,15 @@ func TestClusterGrowsAndShrinks(t *testing.T) {
 		t.Helper()
 		require.NoError(t, d.launch(m, append(append([]string{"join", "--token", token}, flagsOf(t, m)...), addresses...)...))
 	}
+	joinSecretly := func(m *demoManager, token string, addresses ...string) {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "token")
+		require.NoError(t, os.WriteFile(file, []byte(token+"\n"), 0o600))
+		require.NoError(t, d.launch(m, append(append([]string{"join", "--token-file", file}, flagsOf(t, m)...), addresses...)...))
+	}
 	join(m2, managerToken, m1.API)
 	join(m3, managerToken, m1.API)
-	join(w1, workerToken, "127.0.0.1:1", m1.API) // any manager that answers will do
+	joinSecretly(w1, workerToken, "127.0.0.1:1", m1.API) // any manager that answers will do
 	awaitTrue(t, "m2 is set up", func() bool {
 		_, creds, err := manager.Load(m2.dir, nil)
 		d.creds = creds
@@ -157,6 +164,8 @@ func TestClusterGrowsAndShrinks(t *testing.T) {
 		{"a second token", []string{data, "token"}, exitRefused, "rotate it to get a new one"},
 		{"odd role", []string{data, "token", "--role", "king"}, exitUsage, "worker or manager"},
 		{"join without a token", []string{empty(), "join", m2.API}, exitUsage, "not a join token"},
+		{"join with two tokens", []string{empty(), "join", "--token", rotated, "--token-file", "token", m2.API}, exitUsage, "not both"},
+		{"join with a token file that is not there", []string{empty(), "join", "--token-file", "no-such-file", m2.API}, exitRefused, "no-such-file"},
 		{"join nowhere", []string{empty(), "join", "--token", rotated}, exitUsage, "host:port"},
 		{"join with a rotated token", []string{empty(), "join", "--token", workerToken, m2.API}, exitRefused, "wrong, was rotated, or has expired"},
 		{"join with another cluster's token", []string{empty(), "join", "--token", otherCluster(rotated), m2.API}, exitRefused, "check the address"},
