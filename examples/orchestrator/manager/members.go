@@ -243,7 +243,7 @@ func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
 // this too, but to a leader that has only just been elected all of them seem to be well for an election timeout. Here only those count
 // that have acknowledged something to this leader.
 func (m *Manager) awaitQuorumWithout(ctx context.Context, without raft.NodeID) error {
-	deadline := time.Now().Add(2 * electionTimeout)
+	deadline := time.Now().Add(5 * electionTimeout) // a manager that gets no processor for a while is not gone
 	for {
 		s := m.node.Status()
 		left, answer := 0, 0
