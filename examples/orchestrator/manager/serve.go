@@ -364,11 +364,11 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 	if o == nil {
 		return agent.Assignments{}, unavailable("manager %s has only just been elected", m.settings.Node)
 	}
-	state := m.machine.View()
 	if err := m.notRemoved(h.Node); err != nil { // it may have come through another manager, which the certificate names
 		return agent.Assignments{}, err
 	}
-	if err := known(state, h.Node, h.Session); err != nil {
+	state, err := stateKnowing(ctx, h.Node, h.Session, m.machine.View, m.node.Read)
+	if err != nil {
 		return agent.Assignments{}, err
 	}
 	o.hear(h.Node, state, time.Now())
@@ -388,6 +388,25 @@ func (m *Manager) watch(ctx context.Context, w agent.WatchRequest) (agent.Assign
 		return agent.Assignments{}, err
 	}
 	return m.awaitAssignments(ctx, w.Node, w.Known, api.WatchWait)
+}
+
+// stateKnowing returns a state in which an agent is the one that has registered last as its node. What is at hand may be older than the
+// registration: a manager that does not lead has applied the entry itself when it answers the agent, and may be quicker than the leader;
+// and a leader may have been deposed without knowing it. An agent that hears that it is superseded ends, so that is said from the newest
+// state only.
+func stateKnowing(
+	ctx context.Context, node cluster.NodeID, session string, view func() *cluster.State, read func(context.Context) error,
+) (*cluster.State, error) {
+	if state := view(); known(state, node, session) == nil {
+		return state, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := read(ctx); err != nil {
+		return nil, err
+	}
+	state := view()
+	return state, known(state, node, session)
 }
 
 // known checks that an agent is the one that has registered last as its node.
