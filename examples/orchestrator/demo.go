@@ -190,8 +190,13 @@ func (d *demo) join(ctx context.Context, m *demoManager, token pki.Token, addres
 	if err := errors.Join(errAPI, errRaft); err != nil {
 		return err
 	}
+	tokenFile := m.dir + ".token" // not an argument: everybody on the machine could read it there for as long as the node runs
+	if err := os.WriteFile(tokenFile, []byte(token.String()), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(tokenFile)
 	began := time.Now()
-	err := d.launch(m, "join", "--token", token.String(), "--name", string(m.ID), "--host", m.host, "--api-port", apiPort, "--raft-port", raftPort, address)
+	err := d.launch(m, "join", "--token-file", tokenFile, "--name", string(m.ID), "--host", m.host, "--api-port", apiPort, "--raft-port", raftPort, address)
 	if err != nil {
 		return err
 	}

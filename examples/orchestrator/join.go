@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 
 func joinCommands() []command {
 	var join nodeFlags
-	var token, role string
+	var token, tokenFile, role string
 	var rotate bool
 	var expires time.Duration
 	return []command{
@@ -24,9 +25,10 @@ func joinCommands() []command {
 			name: "join", args: "MANAGER-ADDRESS...", summary: "Join a cluster with a token, and run the node in the foreground",
 			flags: func(_ *cli, fs *flag.FlagSet) {
 				join.define(fs, "")
-				fs.StringVar(&token, "token", "", "join token; it says whether the node is a worker or a manager (required)")
+				fs.StringVar(&token, "token", "", "join token; it says whether the node is a worker or a manager")
+				fs.StringVar(&tokenFile, "token-file", "", "file that holds the join token, instead of --token: command lines can be read by every user of the machine")
 			},
-			run: func(c *cli, in *invocation) error { return c.join(in, join, token) },
+			run: func(c *cli, in *invocation) error { return c.join(in, join, token, tokenFile) },
 		},
 		{
 			name: "token", summary: "Make a join token; it is shown this once, the managers keep only a hash",
@@ -41,13 +43,23 @@ func joinCommands() []command {
 	}
 }
 
-func (c *cli) join(in *invocation, f nodeFlags, text string) error {
+func (c *cli) join(in *invocation, f nodeFlags, text, file string) error {
 	if len(in.words) == 0 || in.command != nil {
 		return usagef("join: want the address of at least one manager's API, host:port")
 	}
+	if file != "" {
+		if text != "" {
+			return usagef("join: want --token or --token-file, not both")
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("join --token-file: %w", err)
+		}
+		text = string(data)
+	}
 	token, err := pki.ParseToken(text)
 	if err != nil {
-		return usagef("join --token: %v", err)
+		return usagef("join: %v", err)
 	}
 	if err := manager.CheckUnused(c.data); err != nil {
 		return err

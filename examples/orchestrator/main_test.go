@@ -46,6 +46,18 @@ func must(t *testing.T, args ...string) string {
 	return out
 }
 
+// mustSoon runs a command that means the same when it comes twice, until it succeeds: managers that get no processor for a while count as
+// gone, and what would then cost the quorum is refused.
+func mustSoon(t *testing.T, args ...string) (out string) {
+	t.Helper()
+	awaitTrue(t, strings.Join(args, " "), func() bool {
+		var code int
+		code, out, _ = runCommand(t, args...)
+		return code == 0
+	})
+	return out
+}
+
 // testHosts are addresses of nodes; where there is only one, all nodes share it.
 func testHosts() []string {
 	if goruntime.GOOS == "linux" {

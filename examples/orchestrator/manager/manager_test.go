@@ -302,6 +302,9 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 	long := append([]byte(`{"node":"`), bytes.Repeat([]byte("a"), api.MaxRequestBytes)...)
 	require.Equal(t, http.StatusBadRequest, post(api.PathHeartbeat, bytes.NewReader(long)).StatusCode)
+	// What a node says about itself goes into the state, and stays there.
+	long = append([]byte(`{"node":"w1","session":"a","role":"worker","labels":{"a":"`), bytes.Repeat([]byte("a"), 64<<10)...)
+	require.Equal(t, http.StatusBadRequest, post(api.PathRegister, bytes.NewReader(append(long, `"}}`...))).StatusCode)
 	for _, body := range []string{"", "null", "[]", `{"node":1}`, `{"tasks":[null]}`, "{"} {
 		for _, path := range []string{api.PathRegister, api.PathHeartbeat, api.PathWatch} {
 			response := post(path, bytes.NewReader([]byte(body)))

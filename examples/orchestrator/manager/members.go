@@ -34,27 +34,48 @@ func (m *Manager) join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, 
 		return api.JoinAnswer{}, err
 	}
 	op := cluster.AdmitNode{Node: r.Node, SecretHash: pki.SecretHash(r.Secret), Key: key}
-	if _, ok := m.machine.View().Cluster.TokenRole(op.SecretHash, time.Now()); !ok {
+	state, configuration := m.machine.View(), m.node.Status().Configuration
+	role, ok := state.Cluster.TokenRole(op.SecretHash, time.Now())
+	if !ok {
 		return api.JoinAnswer{}, &api.Error{Code: api.CodeForbidden, Message: cluster.WrongToken}
+	}
+	// A founder is a member before its agent has registered, and until then the state does not know its name. Whoever got a certificate
+	// with that name could take the founder's vote away, by removing itself.
+	if state.Nodes[r.Node] == nil && isMember(&configuration, raft.NodeID(r.Node)) {
+		return api.JoinAnswer{}, &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf("there is a manager %s already; choose another name", r.Node)}
+	}
+	// Signed before the node is admitted, and shown after: a request that cannot be signed must not use up the name.
+	certificate, err := m.signJoin(r, role)
+	if err != nil {
+		return api.JoinAnswer{}, invalid(err)
 	}
 	result, err := m.propose(ctx, op)
 	if err != nil {
 		return api.JoinAnswer{}, err
 	}
-	answer := api.JoinAnswer{Cluster: m.settings.Cluster, Role: result.Role, CA: m.ca.CertificatePEM(), Managers: m.members()}
-	if answer.Certificate, err = m.ca.Sign(r.Request, r.Node, result.Role, r.Host); err != nil {
-		return api.JoinAnswer{}, invalid(err)
+	if result.Role != role { // a secret opens one role, so this cannot be; a certificate of the wrong one must not get out
+		return api.JoinAnswer{}, unavailable("the join token has changed meanwhile")
 	}
-	if result.Role == cluster.RoleManager { // it signs for others in its turn
+	answer := api.JoinAnswer{Cluster: m.settings.Cluster, Role: role, CA: m.ca.CertificatePEM(), Certificate: certificate, Managers: m.members()}
+	if role == cluster.RoleManager { // it signs for others in its turn
 		answer.CAKey, err = m.ca.KeyPEM()
 	}
 	return answer, err
 }
 
-// renew signs another certificate for whoever asks, with the same name and role.
+// signJoin signs the certificate of a node that joins. The host is only the node's word, and a worker serves nobody under TLS: in its
+// certificate it could be a manager's, for clients that check host names.
+func (m *Manager) signJoin(r api.JoinRequest, role cluster.Role) ([]byte, error) {
+	if role != cluster.RoleManager {
+		return m.ca.Sign(r.Request, r.Node, role)
+	}
+	return m.ca.Sign(r.Request, r.Node, role, r.Host)
+}
+
+// renew signs another certificate for whoever asks, with the same name, role and hosts.
 func (m *Manager) renew(ctx context.Context, r api.RenewRequest) (api.RenewAnswer, error) {
 	c := callerOf(ctx)
-	certificate, err := m.ca.Sign(r.Request, c.Node, c.Role)
+	certificate, err := m.ca.Sign(r.Request, c.Node, c.Role, c.hosts...)
 	if err != nil {
 		err = &api.Error{Code: string(cluster.Invalid), Message: err.Error()}
 	}
@@ -115,7 +136,28 @@ func (m *Manager) admitManager(ctx context.Context, r api.EnterRequest) (none, e
 	if err := m.change(ctx, change, false, func(c *raft.Configuration) bool { return isMember(c, id) }); err != nil {
 		return none{}, err
 	}
+	// It may have been removed since it was let in to ask. Whichever is later in the log, its entry or its removal, sees the other: here,
+	// or in remove.
+	if err := m.node.Read(ctx); err != nil {
+		return none{}, err
+	}
+	if err := m.notRemoved(r.Member.ID); err != nil {
+		return none{}, errors.Join(err, m.dismiss(ctx, id))
+	}
 	return none{}, m.giveVote(ctx, id)
+}
+
+// dismiss takes a server off the members, if it is one, and its vote first.
+func (m *Manager) dismiss(ctx context.Context, id raft.NodeID) error {
+	configuration := m.node.Status().Configuration
+	server, member := configuration.Server(id)
+	if !member {
+		return nil
+	}
+	if err := m.takeVote(ctx, server); err != nil {
+		return err
+	}
+	return m.change(ctx, raft.Change{Remove: []raft.NodeID{id}}, false, func(c *raft.Configuration) bool { return !isMember(c, id) })
 }
 
 // giveVote promotes a manager once it has caught up.
@@ -201,7 +243,7 @@ func (m *Manager) takeVote(ctx context.Context, server raft.Server) error {
 // this too, but to a leader that has only just been elected all of them seem to be well for an election timeout. Here only those count
 // that have acknowledged something to this leader.
 func (m *Manager) awaitQuorumWithout(ctx context.Context, without raft.NodeID) error {
-	deadline := time.Now().Add(2 * electionTimeout)
+	deadline := time.Now().Add(5 * electionTimeout) // a manager that gets no processor for a while is not gone
 	for {
 		s := m.node.Status()
 		left, answer := 0, 0
@@ -237,19 +279,16 @@ func (m *Manager) remove(ctx context.Context, r api.RemoveRequest) (none, error)
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	configuration := m.node.Status().Configuration
-	server, member := configuration.Server(raft.NodeID(r.Node))
-	if member {
-		if err := m.takeVote(ctx, server); err != nil {
-			return none{}, err
-		}
-		change := raft.Change{Remove: []raft.NodeID{server.ID}}
-		if err := m.change(ctx, change, false, func(c *raft.Configuration) bool { return !isMember(c, server.ID) }); err != nil {
-			return none{}, err
-		}
+	id := raft.NodeID(r.Node)
+	member := isMember(&configuration, id)
+	if err := m.dismiss(ctx, id); err != nil {
+		return none{}, err
 	}
 	node := m.machine.View().Nodes[r.Node]
 	force := member || node != nil && (r.Force || node.Role == cluster.RoleManager)
 	until := m.credentials.Now().Add(max(m.ca.Lifetime, pki.NodeLifetime) + time.Hour) // whatever it holds now has expired by then
-	_, err := m.propose(ctx, cluster.RemoveNode{Node: r.Node, Until: until, Force: force})
-	return none{}, err
+	if _, err := m.propose(ctx, cluster.RemoveNode{Node: r.Node, Until: until, Force: force}); err != nil {
+		return none{}, err
+	}
+	return none{}, m.dismiss(ctx, id) // again: it may have become a member in between
 }

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -50,5 +51,31 @@ func TestWhatIsPassedOnIsCheckedBefore(t *testing.T) {
 	} {
 		err := mayRelay(test.caller, test.path, []byte(test.body))
 		require.Equal(t, test.allowed, err == nil, "%+v %s %s: %v", test.caller, test.path, test.body, err)
+	}
+}
+
+// A leader may apply a registration later than the manager that has answered the agent, and the agent's first heartbeat comes in between.
+// The session that the leader still knows, of the agent before or of none, must not make it say that the new agent is superseded.
+func TestHeartbeatMayComeBeforeItsRegistrationIsApplied(t *testing.T) {
+	registered := func(session string) *cluster.State {
+		s := cluster.NewState()
+		s.Nodes["m2"] = &cluster.Node{ID: "m2", Session: session}
+		return s
+	}
+	for _, before := range []*cluster.State{registered(""), registered("a"), cluster.NewState()} {
+		state := before
+		view := func() *cluster.State { return state }
+		late := func(context.Context) error {
+			state = registered("b")
+			return nil
+		}
+		deposed := errors.New("deposed")
+		_, err := stateKnowing(t.Context(), "m2", "b", view, func(context.Context) error { return deposed })
+		require.ErrorIs(t, err, deposed, "who cannot tell says nothing about the agent")
+		known, err := stateKnowing(t.Context(), "m2", "b", view, late)
+		require.NoError(t, err)
+		require.Equal(t, "b", known.Nodes["m2"].Session)
+		_, err = stateKnowing(t.Context(), "m2", "a", view, late)
+		require.ErrorIs(t, err, agent.ErrSuperseded)
 	}
 }

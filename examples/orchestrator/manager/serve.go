@@ -27,6 +27,7 @@ const (
 	maxHeaderBytes = 16 << 10
 	maxProblems    = 100      // of one node
 	maxJoinBytes   = 64 << 10 // of a request from who is not known yet
+	maxSelfBytes   = 64 << 10 // of what a node says about itself, which the state keeps
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = api.WatchWait + 10*time.Second // from the end of the request's header; a watch lasts that long
@@ -39,10 +40,10 @@ const (
 func (m *Manager) newServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathJoin, forAnybody(handle(m.join)))
-	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(m.upToDate(handle(m.register))))
+	mux.HandleFunc("POST "+api.PathRegister, m.forAgents(bounded(maxSelfBytes, m.upToDate(handle(m.register)))))
 	mux.HandleFunc("POST "+api.PathHeartbeat, m.forAgents(m.atLeader(handle(m.heartbeat))))
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
-	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(m.upToDate(handle(m.renew))))
+	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(bounded(maxSelfBytes, m.upToDate(handle(m.renew)))))
 	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.upToDate(m.atLeader(handle(m.remove)))))
 	mux.HandleFunc("GET "+api.PathStatus, m.forManagers(handle(m.status)))
 	mux.HandleFunc("GET "+api.PathState, m.forManagers(m.upToDate(handle(m.view))))
@@ -53,7 +54,7 @@ func (m *Manager) newServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler: mux, TLSConfig: m.credentials.FrontDoorTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
+		Handler: strangersOnce(mux), TLSConfig: m.credentials.FrontDoorTLS(), Protocols: protocols, MaxHeaderBytes: maxHeaderBytes,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
 	}
@@ -62,7 +63,8 @@ func (m *Manager) newServer() *http.Server {
 // caller is who has sent a request, as its certificate says.
 type caller struct {
 	pki.Identity
-	relays bool // the request says that the caller only passes it on
+	relays bool     // the request says that the caller only passes it on
+	hosts  []string // that its certificate is for
 }
 
 // mayActAs says whether the caller may speak for a node: for its own only, unless it is a manager that passes on what it has been told.
@@ -90,7 +92,19 @@ func bounded(limit int64, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// forAnybody lets everybody in, for one small request: connections are bounded, and strangers must not hold them.
+// strangersOnce lets who shows no certificate make one small request, also one for a path that does not exist: connections are bounded,
+// and strangers must not hold them.
+func strangersOnce(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) == 0 {
+			w.Header().Set("Connection", "close")
+			r.Body = http.MaxBytesReader(w, r.Body, maxJoinBytes)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// forAnybody lets everybody in, for one small request.
 func forAnybody(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
@@ -104,7 +118,6 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := pki.PeerIdentity(r.TLS)
 		if err != nil {
-			w.Header().Set("Connection", "close")
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: err.Error()})
 			return
 		}
@@ -120,7 +133,8 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s has expired", id.Node)})
 			return
 		}
-		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{id, r.Header.Get(api.RelayedHeader) != ""})))
+		who := caller{Identity: id, relays: r.Header.Get(api.RelayedHeader) != "", hosts: pki.Hosts(cert)}
+		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
 	}
 }
 
@@ -350,11 +364,11 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 	if o == nil {
 		return agent.Assignments{}, unavailable("manager %s has only just been elected", m.settings.Node)
 	}
-	state := m.machine.View()
 	if err := m.notRemoved(h.Node); err != nil { // it may have come through another manager, which the certificate names
 		return agent.Assignments{}, err
 	}
-	if err := known(state, h.Node, h.Session); err != nil {
+	state, err := stateKnowing(ctx, h.Node, h.Session, m.machine.View, m.node.Read)
+	if err != nil {
 		return agent.Assignments{}, err
 	}
 	o.hear(h.Node, state, time.Now())
@@ -374,6 +388,25 @@ func (m *Manager) watch(ctx context.Context, w agent.WatchRequest) (agent.Assign
 		return agent.Assignments{}, err
 	}
 	return m.awaitAssignments(ctx, w.Node, w.Known, api.WatchWait)
+}
+
+// stateKnowing returns a state in which an agent is the one that has registered last as its node. What is at hand may be older than the
+// registration: a manager that does not lead has applied the entry itself when it answers the agent, and may be quicker than the leader;
+// and a leader may have been deposed without knowing it. An agent that hears that it is superseded ends, so that is said from the newest
+// state only.
+func stateKnowing(
+	ctx context.Context, node cluster.NodeID, session string, view func() *cluster.State, read func(context.Context) error,
+) (*cluster.State, error) {
+	if state := view(); known(state, node, session) == nil {
+		return state, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := read(ctx); err != nil {
+		return nil, err
+	}
+	state := view()
+	return state, known(state, node, session)
 }
 
 // known checks that an agent is the one that has registered last as its node.

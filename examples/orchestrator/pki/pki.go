@@ -250,6 +250,15 @@ func (ca *CA) Sign(requestPEM []byte, node cluster.NodeID, role cluster.Role, ho
 	return encodeCert(der), nil
 }
 
+// Hosts returns the hosts that a certificate was issued for, as Sign takes them.
+func Hosts(cert *x509.Certificate) []string {
+	hosts := slices.Clone(cert.DNSNames)
+	for _, ip := range cert.IPAddresses {
+		hosts = append(hosts, ip.String())
+	}
+	return hosts
+}
+
 // parseRequest reads a signing request and makes sure that its sender has the key.
 func parseRequest(requestPEM []byte) (*x509.CertificateRequest, error) {
 	block, _ := pem.Decode(requestPEM)
