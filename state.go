@@ -70,6 +70,7 @@ func (c *Core) AppendState(b []byte, n Naming) []byte {
 
 	l := &c.log
 	e.entryID(l.base)
+	e.number(uint64(max(c.covered, l.base.Index)))
 	e.number(uint64(l.last), uint64(len(l.terms)))
 	for _, run := range l.terms {
 		e.number(uint64(run.Index), uint64(run.Term))
