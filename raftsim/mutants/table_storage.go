@@ -528,7 +528,7 @@ var storage = []Mutant{
 		File: "storage/wal/force.go",
 		Old:  `	case cluster == r.Cluster:`,
 		New:  `	case false:`,
-		Test: Test{"./storage/wal", "TestRecoverRefuses"},
+		Test: Test{"./storage/wal", "TestRecoverFoundsACluster"},
 	},
 	{
 		Name: "cluster recovered under an ID that it had before",
