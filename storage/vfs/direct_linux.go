@@ -2,6 +2,7 @@ package vfs
 
 import (
 	"errors"
+	"io/fs"
 	"sync/atomic"
 	"syscall"
 )
@@ -11,7 +12,11 @@ func direct(f File) File {
 	if !ok {
 		return f
 	}
-	d := &directFile{osFile: o}
+	c, err := o.SyscallConn()
+	if err != nil {
+		return f
+	}
+	d := &directFile{osFile: o, conn: c}
 	if err := d.set(true); err != nil {
 		return f // the file system does not know it
 	}
@@ -21,17 +26,14 @@ func direct(f File) File {
 // directFile is a file with O_DIRECT, as long as that works.
 type directFile struct {
 	osFile
+	conn   syscall.RawConn
 	direct atomic.Bool
 }
 
 // set switches O_DIRECT on or off.
 func (f *directFile) set(on bool) error {
-	c, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var errno syscall.Errno
-	err = c.Control(func(fd uintptr) {
+	err := f.conn.Control(func(fd uintptr) {
 		flags, _, e := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
 		if errno = e; e != 0 {
 			return
@@ -55,8 +57,8 @@ func (f *directFile) set(on bool) error {
 func (f *directFile) WriteAt(b []byte, off int64) (n int, err error) {
 	if f.direct.Load() {
 		if suitsDirect(b, off) {
-			n, err = f.osFile.WriteAt(b, off)
-			if err == nil || !errors.Is(err, syscall.EINVAL) {
+			n, err = f.write(b, off, false)
+			if err == nil && n == len(b) || err != nil && !errors.Is(err, syscall.EINVAL) {
 				return n, err
 			}
 		}
@@ -74,4 +76,34 @@ func (f *directFile) WriteOut(off, n int64) error {
 		return nil
 	}
 	return f.osFile.WriteOut(off, n)
+}
+
+// write writes past the cache, and makes that durable if asked to.
+func (f *directFile) write(b []byte, off int64, durable bool) (n int, err error) {
+	n, ok, err := writeAsync(f.conn, b, off, durable)
+	switch {
+	case ok && err != nil:
+		return n, &fs.PathError{Op: "write", Path: f.Name(), Err: err}
+	case ok:
+		return n, nil
+	}
+	n, err = f.osFile.WriteAt(b, off)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	return n, err
+}
+
+// WriteDurable implements DurableWriter.
+func (f *directFile) WriteDurable(b []byte, off int64) error {
+	if f.direct.Load() && suitsDirect(b, off) {
+		n, err := f.write(b, off, true)
+		if err == nil && n == len(b) || err != nil && !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+	}
+	if _, err := f.WriteAt(b, off); err != nil { // again, if it has failed in a way that another one may not
+		return err
+	}
+	return f.Sync()
 }

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
-	"time"
 )
 
 // SectorSize is the unit in which a Disk writes: after a crash a sector is old or new, never a mixture.
@@ -85,6 +83,23 @@ type Disk struct {
 	failFrom int               // this operation and all later ones fail; negative: none
 	fault    func(op Op) error // may be nil
 	space    int64             // bytes that files may still grow by; negative: no limit
+	outcome  CrashOutcome
+}
+
+// CrashOutcome counts what a crash has made of what was not synced.
+type CrashOutcome struct {
+	NamesLost   int // changes of directories that did not survive
+	SectorsKept int // with the last content that they were given
+	SectorsOld  int // with what they held in between
+	SectorsLost int
+	FilesTorn   int // of which some sectors survived and others did not, in whatever order they were written
+}
+
+// Outcome says what the crash did that this disk comes from; zero if it comes from none.
+func (d *Disk) Outcome() CrashOutcome {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.outcome
 }
 
 var _ FS = (*Disk)(nil)
@@ -99,172 +114,6 @@ func New(seed uint64) *Disk {
 		space:    -1,
 	}
 }
-
-// simDir is a directory. Directories themselves are durable as soon as they are made.
-type simDir struct {
-	entries map[string]*simFile // what programs see
-	durable map[string]*simFile // what a crash leaves for sure
-	pending []dirChange         // in order: what leads from durable to entries
-}
-
-// dirChange is one change of a directory. A rename is one change.
-type dirChange struct {
-	remove string // "": nothing
-	add    string // "": nothing
-	file   *simFile
-}
-
-func newSimDir() *simDir {
-	return &simDir{entries: map[string]*simFile{}, durable: map[string]*simFile{}}
-}
-
-func (d *simDir) change(c dirChange) {
-	c.apply(d.entries)
-	d.pending = append(d.pending, c)
-}
-
-func (c dirChange) apply(entries map[string]*simFile) {
-	if c.remove != "" {
-		delete(entries, c.remove)
-	}
-	if c.add != "" {
-		entries[c.add] = c.file
-	}
-}
-
-// simFile is the content of a file, whatever its name is at the moment.
-type simFile struct {
-	data    []byte // what programs see
-	durable []byte // what a crash leaves for sure
-	// dirty holds, for each sector changed since the last Sync, the states it has been in since, oldest first. The last one is
-	// what data holds. A sector shorter than SectorSize is continued by zeros.
-	dirty map[int64][][]byte
-	sizes []int // the lengths that the file has had since the last Sync, oldest first
-}
-
-func newSimFile() *simFile { return &simFile{dirty: map[int64][][]byte{}} }
-
-// zeroSector is the state of all sectors that were written with zeros. States never change, so they may be shared.
-var zeroSector = make([]byte, SectorSize)
-
-// touch records the new state of the sectors that overlap [from, to).
-func (f *simFile) touch(from, to int) {
-	var room []byte // for the states of the sectors to come
-	for s := from / SectorSize; s*SectorSize < to; s++ {
-		content := f.data[min(s*SectorSize, len(f.data)):min((s+1)*SectorSize, len(f.data))]
-		state := zeroSector
-		if !bytes.Equal(content, zeroSector[:len(content)]) {
-			if len(room) == 0 {
-				room = make([]byte, (to+SectorSize-1)/SectorSize*SectorSize-s*SectorSize)
-			}
-			state, room = room[:SectorSize:SectorSize], room[SectorSize:]
-			copy(state, content)
-		}
-		f.dirty[int64(s)] = append(f.dirty[int64(s)], state)
-	}
-}
-
-func (f *simFile) write(p []byte, off int) {
-	end := off + len(p)
-	if end > len(f.data) {
-		f.data = append(f.data, make([]byte, end-len(f.data))...)
-		f.sizes = append(f.sizes, end)
-	}
-	copy(f.data[off:], p)
-	f.touch(off, end)
-}
-
-func (f *simFile) truncate(size int) {
-	old := len(f.data)
-	if size < old {
-		clear(f.data[size:])
-		f.touch(size, old)
-		f.data = f.data[:size:size]
-	} else {
-		f.data = append(f.data, make([]byte, size-old)...)
-	}
-	f.sizes = append(f.sizes, size)
-}
-
-func (f *simFile) sync() {
-	// Only what is dirty is written: what an earlier failed sync lost stays lost.
-	if size := len(f.data); size <= len(f.durable) {
-		f.durable = f.durable[:size:size]
-	} else {
-		f.durable = append(f.durable, make([]byte, size-len(f.durable))...)
-	}
-	for s, states := range f.dirty {
-		if from := int(s) * SectorSize; from < len(f.durable) {
-			copy(f.durable[from:], states[len(states)-1])
-		}
-	}
-	f.forget()
-}
-
-func (f *simFile) forget() {
-	clear(f.dirty)
-	f.sizes = f.sizes[:0]
-}
-
-// settle makes an arbitrary part of what was not synced durable.
-func (f *simFile) settle(r *random, keep uint64) {
-	size := len(f.durable)
-	if n := len(f.sizes); n > 0 && r.below(100) < keep {
-		size = f.sizes[r.below(uint64(n))]
-	}
-	if len(f.dirty) == 0 && size == len(f.durable) {
-		return
-	}
-	end := size
-	for s := range f.dirty {
-		end = max(end, int(s+1)*SectorSize)
-	}
-	image := make([]byte, max(end, len(f.durable)))
-	copy(image, f.durable)
-	for _, s := range slices.Sorted(maps.Keys(f.dirty)) {
-		if r.below(100) >= keep {
-			continue
-		}
-		states := f.dirty[s]
-		state := states[len(states)-1]
-		if r.below(4) == 0 {
-			state = states[r.below(uint64(len(states)))]
-		}
-		copy(image[s*SectorSize:], state)
-	}
-	f.durable = image[:size:size]
-}
-
-// loseWrites is what a failed sync does on real systems: some of the data reaches the disk, the rest is dropped, yet goes on to be
-// readable, and a second sync "succeeds" without writing it.
-func (f *simFile) loseWrites(r *random) {
-	f.settle(r, r.below(101))
-	f.forget()
-}
-
-func (f *simFile) clone() *simFile {
-	c := &simFile{
-		data: slices.Clone(f.data), durable: slices.Clone(f.durable),
-		dirty: make(map[int64][][]byte, len(f.dirty)), sizes: slices.Clone(f.sizes),
-	}
-	for s, states := range f.dirty {
-		c.dirty[s] = slices.Clone(states) // the states themselves never change
-	}
-	return c
-}
-
-// random is splitmix64.
-type random struct{ state *uint64 }
-
-func (r *random) next() uint64 {
-	*r.state += 0x9e3779b97f4a7c15
-	z := *r.state
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
-}
-
-func (r *random) below(n uint64) uint64 { return r.next() % n }
 
 // Clone returns a copy that shares nothing with d, except for the fault function. Open files and locks stay with d: the copy is
 // what another computer would see of the disk without a crash.
@@ -317,6 +166,7 @@ func (d *Disk) Crash() *Disk {
 	// From "all is lost" through any mixture to "all has survived": the extremes are drawn often.
 	keep := [...]uint64{0, 100, 50, r.below(101)}[r.below(4)]
 	settled := map[*simFile]bool{}
+	var out CrashOutcome
 	for _, path := range slices.Sorted(maps.Keys(c.dirs)) {
 		dir := c.dirs[path]
 		survived := 0
@@ -326,6 +176,7 @@ func (d *Disk) Crash() *Disk {
 		for _, ch := range dir.pending[:survived] {
 			ch.apply(dir.durable)
 		}
+		out.NamesLost += len(dir.pending) - survived
 		dir.pending = nil
 		dir.entries = maps.Clone(dir.durable)
 		for _, name := range slices.Sorted(maps.Keys(dir.durable)) {
@@ -334,12 +185,12 @@ func (d *Disk) Crash() *Disk {
 				continue
 			}
 			settled[f] = true
-			f.settle(r, keep)
+			out.add(f.settle(r, keep))
 			f.forget()
 			f.data = slices.Clone(f.durable)
 		}
 	}
-	c.crashed, c.ops, c.failFrom, c.fault, c.space = false, 0, -1, nil, -1
+	c.crashed, c.ops, c.failFrom, c.fault, c.space, c.outcome = false, 0, -1, nil, -1, out
 	return c
 }
 
@@ -694,158 +545,6 @@ func (d *Disk) free(n int64) {
 		d.space += n
 	}
 }
-
-// simHandle is an open file.
-type simHandle struct {
-	disk     *Disk
-	file     *simFile
-	path     string
-	offset   int64 // of Read and Write
-	writable bool
-	closed   bool
-}
-
-// use locks the disk for one operation on the file.
-func (h *simHandle) use(kind OpKind, off int64, length int) (done bool, err error) {
-	switch {
-	case h.closed:
-		return false, pathError(kind.String(), h.path, fs.ErrClosed)
-	case (kind == OpWrite || kind == OpTruncate) && !h.writable:
-		return false, pathError(kind.String(), h.path, fs.ErrPermission)
-	case off < 0:
-		return false, pathError(kind.String(), h.path, fs.ErrInvalid)
-	}
-	return h.disk.begin(kind, h.path, off, length)
-}
-
-func (h *simHandle) Read(p []byte) (int, error) {
-	n, err := h.ReadAt(p, h.offset)
-	h.offset += int64(n)
-	if n > 0 && err == io.EOF {
-		err = nil
-	}
-	return n, err
-}
-
-func (h *simHandle) ReadAt(p []byte, off int64) (int, error) {
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	if _, err := h.use(OpRead, off, len(p)); err != nil {
-		return 0, err
-	}
-	if off >= int64(len(h.file.data)) {
-		if len(p) == 0 {
-			return 0, nil
-		}
-		return 0, io.EOF
-	}
-	n := copy(p, h.file.data[off:])
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (h *simHandle) Write(p []byte) (int, error) {
-	n, err := h.WriteAt(p, h.offset)
-	h.offset += int64(n)
-	return n, err
-}
-
-func (h *simHandle) WriteAt(p []byte, off int64) (int, error) {
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	done, err := h.use(OpWrite, off, len(p))
-	var short ShortWrite
-	switch {
-	case errors.As(err, &short):
-		p = p[:min(max(short.N, 0), len(p))]
-	case !done:
-		return 0, err
-	}
-	size := int64(len(h.file.data))
-	if grown := off + int64(len(p)) - size; grown > 0 {
-		if got := h.disk.take(grown); got < grown {
-			err = errors.Join(err, pathError("write", h.path, syscall.ENOSPC))
-			p = p[:max(0, size+got-off)]
-		}
-	}
-	if len(p) > 0 {
-		h.file.write(p, int(off))
-	}
-	return len(p), err
-}
-
-func (h *simHandle) Sync() error {
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	done, err := h.use(OpSync, 0, 0)
-	switch {
-	case err == nil:
-		h.file.sync()
-	case !done && !errors.Is(err, ErrCrashed) && !h.closed:
-		h.file.loseWrites(&random{&h.disk.rng})
-	}
-	return err
-}
-
-func (h *simHandle) Truncate(size int64) error {
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	done, err := h.use(OpTruncate, size, 0)
-	if !done {
-		return err
-	}
-	grown := size - int64(len(h.file.data))
-	if grown > 0 {
-		if got := h.disk.take(grown); got < grown {
-			h.disk.free(got)
-			return pathError("truncate", h.path, syscall.ENOSPC)
-		}
-	} else {
-		h.disk.free(-grown)
-	}
-	h.file.truncate(int(size))
-	return err
-}
-
-func (h *simHandle) Size() (int64, error) {
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	if _, err := h.use(OpRead, 0, 0); err != nil {
-		return 0, err
-	}
-	return int64(len(h.file.data)), nil
-}
-
-// Close works after a crash too: a program can always let go of a file.
-func (h *simHandle) Close() error {
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	if h.closed {
-		return pathError("close", h.path, fs.ErrClosed)
-	}
-	h.closed = true
-	return nil
-}
-
-type simInfo struct {
-	name string
-	size int64
-	dir  bool
-}
-
-func (i simInfo) Name() string { return i.name }
-func (i simInfo) Size() int64  { return i.size }
-func (i simInfo) Mode() fs.FileMode {
-	if i.dir {
-		return fs.ModeDir | 0o700
-	}
-	return 0o600
-}
-func (i simInfo) ModTime() time.Time { return time.Time{} }
-func (i simInfo) IsDir() bool        { return i.dir }
-func (i simInfo) Sys() any           { return nil }
 
 // Dump lists every file with its length, for messages of tests.
 func (d *Disk) Dump() string {

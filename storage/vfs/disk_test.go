@@ -422,3 +422,60 @@ func TestKillKeepsContentAndEndsHandles(t *testing.T) {
 	}
 	require.True(t, lost)
 }
+
+// What a crash says of itself is what has become of the files.
+func TestCrashTellsItsOutcome(t *testing.T) {
+	d := vfsWithUnsyncedFile(t)
+	var seen CrashOutcome
+	for seed := range uint64(200) {
+		c := d.Clone()
+		c.Reseed(seed)
+		c = c.Crash()
+		out := c.Outcome()
+		seen.add(out)
+		_, err := c.Stat("/renamed")
+		require.Equal(t, err != nil, out.NamesLost > 0)
+		require.Equal(t, 4, out.SectorsKept+out.SectorsOld+out.SectorsLost)
+		require.Equal(t, out.SectorsLost > 0 && out.SectorsLost < 4, out.FilesTorn == 1)
+		f, err := c.Open("/plain")
+		require.NoError(t, err)
+		b := make([]byte, 4*SectorSize)
+		_, err = f.ReadAt(b, 0)
+		require.NoError(t, err)
+		var kept, old, lost int
+		for i := range 4 {
+			switch b[i*SectorSize] {
+			case 2:
+				kept++
+			case 1:
+				old++
+			default:
+				lost++
+			}
+		}
+		require.Equal(t, []int{kept, old, lost}, []int{out.SectorsKept, out.SectorsOld, out.SectorsLost})
+	}
+	for _, n := range []int{seen.NamesLost, seen.SectorsKept, seen.SectorsOld, seen.SectorsLost, seen.FilesTorn} {
+		require.NotZero(t, n)
+	}
+	require.Zero(t, New(1).Outcome())
+}
+
+// vfsWithUnsyncedFile has a file of four sectors that were written twice since the last sync, and one with a name that is not durable.
+func vfsWithUnsyncedFile(t *testing.T) *Disk {
+	d := New(1)
+	f, err := d.Create("/plain")
+	require.NoError(t, err)
+	_, err = f.WriteAt(make([]byte, 4*SectorSize), 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Sync())
+	_, err = d.Create("/old")
+	require.NoError(t, err)
+	require.NoError(t, d.SyncDir("/"))
+	for _, content := range []byte{1, 2} {
+		_, err = f.WriteAt(bytes.Repeat([]byte{content}, 4*SectorSize), 0)
+		require.NoError(t, err)
+	}
+	require.NoError(t, d.Rename("/old", "/renamed"))
+	return d
+}

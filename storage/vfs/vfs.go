@@ -53,5 +53,16 @@ type RangeWriter interface {
 	WriteOut(off, n int64) error
 }
 
+// Allocator is a File that can take its blocks from the disk without writing them. Until they are written they read zero. Its length
+// becomes size. An error that wraps errors.ErrUnsupported says that the file system cannot do that, and has changed nothing.
+type Allocator interface {
+	Allocate(size int64) error
+}
+
+// DurableWriter is a File that can write and make durable what it has written in one go. The promise is that of WriteAt and then Sync.
+type DurableWriter interface {
+	WriteDurable(b []byte, off int64) error
+}
+
 // ErrLocked says that another process, or another part of this one, holds a lock.
 var ErrLocked = errors.New("locked")
