@@ -35,6 +35,8 @@ type applier struct {
 	batchBytes int
 	commands   []Entry // scratch: those of the batch that are commands
 	results    []any   // scratch
+	unread     Damage  // what could not be read, as the core was told last
+	retries    int     // since then
 	gap        bool    // the next entries are compacted; a snapshot that covers them must follow
 }
 
@@ -192,6 +194,12 @@ func (a *applier) do(ctx context.Context, w *applyWork, later []applyWork) error
 				return nil
 			}
 		}
+		if w.Restore.Index <= a.applied.Index {
+			// It was to replace entries that could not be read, and which we have applied after all. Those behind it come again.
+			a.durable, a.gap = max(a.durable, a.applied.Index), false
+			a.n.inbox.reportApplied(a.applied.Index)
+			return nil
+		}
 		return a.restore(ctx, *w.Restore)
 	case a.gap:
 		return nil
@@ -239,7 +247,18 @@ func (a *applier) gatherStored(ctx context.Context, lo, hi Index) error {
 			a.gap = true
 			return a.flush()
 		case err != nil:
-			return fmt.Errorf("read entries [%d, %d) to apply them: %w", lo, hi, err)
+			damage, found := damageIn(err, lo)
+			if !found {
+				return fmt.Errorf("read entries [%d, %d) to apply them: %w", lo, hi, err)
+			}
+			if err := a.flush(); err != nil {
+				return err
+			}
+			if skip := a.awaitRepair(ctx, damage, err); skip {
+				a.gap = true
+				return nil
+			}
+			continue
 		case len(es) == 0 || es[0].Index != lo:
 			return fmt.Errorf("read entries [%d, %d) to apply them: the storage returned others", lo, hi)
 		}

@@ -17,16 +17,16 @@ import (
 )
 
 // The files of the protocol. What they declare is pure: a function of its inputs.
-var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "tail.go", "membership.go", "configuration.go", "read.go", "snapshot.go",
-	"message.go", "entry.go", "ready.go", "random.go", "corestatus.go", "state.go", "invariants.go", "errors.go"}
+var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "tail.go", "membership.go", "configuration.go", "read.go", "snapshot.go", "gaps.go", "repair.go", "fetch.go", "fence.go",
+	"catchup.go", "message.go", "entry.go", "ready.go", "random.go", "corestatus.go", "state.go", "invariants.go", "errors.go"}
 
 // From interfaces.go the core uses these types: what a storage holds, and nothing that acts.
-var coreTypesElsewhere = []string{"HardState", "Batch", "Identity", "TermStart", "Recovered"}
+var coreTypesElsewhere = []string{"HardState", "Batch", "Identity", "TermStart", "Recovered", "Damage"}
 
 // What core files may use of the standard library: whole packages ("*"), or parts.
 var corePackages = map[string][]string{
 	"cmp": {"*"}, "encoding/binary": {"*"}, "errors": {"*"}, "fmt": {"Sprintf", "Errorf", "Sprint", "Stringer"}, "hash/crc32": {"*"},
-	"math/bits": {"*"}, "slices": {"*"}, "sort": {"Search"}, "strings": {"*"},
+	"math": {"MaxUint64"}, "math/bits": {"*"}, "slices": {"*"}, "sort": {"Search"}, "strings": {"*"},
 	"time": {"Duration", "Nanosecond", "Microsecond", "Millisecond", "Second", "Minute"}, // no clock and no timer
 }
 
@@ -46,6 +46,7 @@ var moduleImports = []struct {
 	{"metrics", []string{"."}, []string{"github.com/prometheus/client_golang", "github.com/prometheus/client_model"}},
 	{"raftsim", []string{".", "storage", "raftsim"}, []string{"github.com/anishathalye/porcupine"}},
 	{"cmd", []string{"*"}, nil},
+	{"internal", []string{"*"}, nil},
 	{"examples", []string{"*"}, []string{"github.com/", "gopkg.in/", "go.yaml.in/", "golang.org/", "modernc.org/"}},
 }
 

@@ -16,7 +16,7 @@ type Config struct {
 	Storage      Storage      // required; the node opens and closes it
 	Transport    Transport    // required; the node starts and closes it
 
-	Logger  *slog.Logger // default: discard
+	Logger  *slog.Logger // default: discard. A handler that blocks holds up the node: let it not wait for the disk that the node reports on
 	Metrics Metrics      // default: none
 
 	// Core holds the knobs of the protocol. ID is filled in; a Seed of zero is replaced by a random one.
@@ -90,6 +90,7 @@ func (c *Config) Validate() error {
 	negative("Core.MaxUncommittedBytes", int64(c.Core.MaxUncommittedBytes))
 	negative("Core.MaxUnappliedBytes", int64(c.Core.MaxUnappliedBytes))
 	negative("Core.MaxTailBytes", int64(c.Core.MaxTailBytes))
+	negative("Core.CatchUpBytesPerSecond", int64(c.Core.CatchUpBytesPerSecond))
 	if len(problems) > 0 {
 		return fmt.Errorf("configuration: %w", errors.Join(problems...))
 	}

@@ -19,8 +19,8 @@
 // command, exactly once and in the same order. An error says whether the command may still take effect: [UncertainError] if it may,
 // any other error if it will not. A [Node.Read] that returned nil saw everything that was acknowledged before it began.
 // Nothing acknowledged is lost as long as a majority of the disks keep what they reported as synced. A server that cannot keep these
-// promises (its disk fails, its log is damaged, the library finds a contradiction in itself) stops making them and says why
-// ([FailedError]); the process lives on.
+// promises (its disk fails, the library finds a contradiction in itself) stops making them and says why ([FailedError]); the process
+// lives on. What of its log cannot be read any more it gets from the other servers.
 //
 // # How it is built
 //
@@ -34,11 +34,12 @@
 //	raft.go                  Figure 2: the state, and the rules for servers
 //	ready.go                 what the core asks its owner to do
 //	election.go              RequestVote, pre-vote, leadership transfer (§5.2, dissertation §3.10, §9.6)
-//	replication.go           AppendEntries, the commit rule (§5.3, §5.4)
+//	replication.go catchup.go   AppendEntries, the commit rule (§5.3, §5.4); the pace of a follower that lags
 //	log.go tail.go           the log in memory, writes on their way to the disk
 //	configuration.go membership.go   joint consensus (§6)
 //	read.go                  linearizable reads without a write (dissertation §6.4)
 //	snapshot.go              InstallSnapshot and compaction (§7)
+//	gaps.go repair.go fetch.go fence.go   entries that cannot be read any more, and how the others help (FAST'18; docs/adr/0004)
 //	invariants.go            what must hold in one state, and between two
 //	node.go                  the loop around the core; then propose.go, apply.go, leadership.go
 //

@@ -16,7 +16,11 @@ const (
 // whether somebody comes.
 func (c *Core) resetElectionTimer() {
 	t := c.cfg.ElectionTimeout
-	c.electionDeadline = c.now + t + c.random.below(t) + time.Duration(min(c.priorityRank, 2))*t
+	rank := min(c.priorityRank, 2)
+	if len(c.log.gaps) > 0 {
+		rank += gapDelay // a server that can read its log should lead
+	}
+	c.electionDeadline = c.now + t + c.random.below(t) + time.Duration(rank)*t
 }
 
 // sticky reports whether this server believes that a live leader is in office, and so ignores other candidates (dissertation
@@ -33,10 +37,11 @@ func (c *Core) sticky(candidate NodeID) bool {
 }
 
 // canCampaign reports whether this server may lead: not one that votes in no configuration that may be the committed one, nor one
-// whose disk could not keep the promises of a leader, nor one whose owner has asked it not to.
+// whose disk could not keep the promises of a leader, nor one whose owner has asked it not to, nor one that is fenced, or may not know
+// the configuration in force.
 func (c *Core) canCampaign() bool {
-	return c.mayBeVoter() && c.storage != StorageFailed && !c.abstaining &&
-		!c.log.diskStuck(c.now, c.cfg.DiskDeadline)
+	return c.mayBeVoter() && c.storage != StorageFailed && !c.abstaining && !c.log.diskStuck(c.now, c.cfg.DiskDeadline) &&
+		c.repair.fence == (EntryID{}) && !c.mayHideConfiguration()
 }
 
 // mayBeVoter reports whether this server is a voter, or was one until a configuration that is not known to be committed: "a server
@@ -157,7 +162,7 @@ func (c *Core) tallyVotes() {
 // leaves at once.
 func (c *Core) handlePreVote(h Header, req PreVote) {
 	candidate := EntryID{Term: req.LastLogTerm, Index: req.LastLogIndex}
-	grant := h.Term > c.currentTerm && !c.sticky(h.From) && !c.removed(h.From) && candidate.upToDate(c.log.lastID())
+	grant := h.Term > c.currentTerm && !c.sticky(h.From) && !c.removed(h.From) && c.grantsTo(candidate)
 	if grant {
 		c.sendNow(h.From, h.Term, h.Request, PreVoteReply{Granted: true})
 		return
@@ -180,7 +185,7 @@ func (c *Core) handlePreVoteReply(h Header, rep PreVoteReply) {
 func (c *Core) handleRequestVote(h Header, req RequestVote) {
 	grant := h.Term == c.currentTerm && // rule 1: a candidate of an earlier term is refused
 		(c.votedFor == "" || c.votedFor == h.From) && // rule 2: one vote for each term, ...
-		EntryID{Term: req.LastLogTerm, Index: req.LastLogIndex}.upToDate(c.log.lastID()) && // ... for a log as good as ours (§5.4.1)
+		c.grantsTo(EntryID{Term: req.LastLogTerm, Index: req.LastLogIndex}) && // ... for a log as good as ours (§5.4.1)
 		!c.removed(h.From)
 	if grant {
 		if c.votedFor == "" {
@@ -239,7 +244,7 @@ func (c *Core) PeerLost(now time.Duration, peer NodeID, incarnation uint64) {
 	}
 	c.suspicionAfter = c.now + c.cfg.ElectionTimeout
 	c.suspected = true
-	if c.configuration().IsVoter(c.id) {
+	if c.configuration().IsVoter(c.id) && len(c.log.gaps) == 0 {
 		c.electionDeadline = min(c.electionDeadline, c.now+c.suspicionDelay())
 	}
 }
@@ -287,7 +292,7 @@ func (c *Core) ChangeLeader(now time.Duration, target NodeID) error {
 	if c.role != Leader {
 		return c.notLeader()
 	}
-	if c.transferee != "" {
+	if c.transferee != "" || c.repair.recovering {
 		return ErrBusy
 	}
 	if target == "" {
@@ -382,7 +387,7 @@ func (c *Core) mostUpToDate() *peer {
 // handleTimeoutNow starts an election at once, if the leader of our term asks for it and this server may lead. It is harmless at a
 // leader, a candidate or a learner, and from anybody else.
 func (c *Core) handleTimeoutNow(h Header) {
-	accept := c.role == Follower && h.Term == c.currentTerm && h.From == c.leader && c.canCampaign()
+	accept := c.role == Follower && h.Term == c.currentTerm && h.From == c.leader && c.canCampaign() && len(c.log.gaps) == 0
 	if accept {
 		c.campaign(ReasonTransfer)
 	}

@@ -104,11 +104,21 @@ type CorruptionError struct {
 	Offset int64
 	Reason string
 	Next   string // what the operator can do
+
+	Damage Damage // the entries that are lost with it, as far as they are known; zero: none, or not known which
+
+	// Tampered says that the checksums are right, and the authentication is not: whoever wrote these bytes knew the format and not the
+	// key. No fault of a disk does that.
+	Tampered bool
 }
 
 // Error describes the damage and the next step.
 func (e *CorruptionError) Error() string {
-	s := fmt.Sprintf("%s: damaged at byte %d: %s", e.Path, e.Offset, e.Reason)
+	what := "damaged"
+	if e.Tampered {
+		what = "tampered with"
+	}
+	s := fmt.Sprintf("%s: %s at byte %d: %s", e.Path, what, e.Offset, e.Reason)
 	if e.Next != "" {
 		s += "; " + e.Next
 	}

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -46,6 +47,8 @@ type forwarding struct {
 	holdUntil time.Duration
 
 	gatherUntil time.Duration // when proposals that wait for company go all the same; 0: none do
+
+	frames frameSlab // of commands that were proposed here
 
 	seenTerm Term // of seen: the newest term in which this process has led
 	seen     map[NodeID]*replayWindow
@@ -150,7 +153,7 @@ func (n *Node) termAllows(ifTerm Term) (now, ever bool) {
 // appendAsLeader gives all that waits, from here and from followers, to the core at once.
 func (n *Node) appendAsLeader(now time.Duration) {
 	f := &n.fwd
-	f.items, f.entries, f.slots = f.items[:0], f.entries[:0], f.slots[:0]
+	f.items, f.entries, f.slots = f.items[:0], slices.Grow(f.entries[:0], len(f.waiting)), f.slots[:0]
 	n.keepWaiting(func(p *Pending) bool {
 		switch nowOK, everOK := n.termAllows(p.ifTerm); {
 		case !everOK:
@@ -159,7 +162,7 @@ func (n *Node) appendAsLeader(now time.Duration) {
 		case !nowOK:
 			return true
 		}
-		if e, ok := p.claim(); ok {
+		if e, ok := p.claim(&f.frames); ok {
 			f.items, f.entries = append(f.items, appendItem{p: p}), append(f.entries, e)
 		}
 		return false
@@ -191,8 +194,11 @@ func (n *Node) appendAsLeader(now time.Duration) {
 		it.p.appended(id)
 		f.slots = append(f.slots, slot{id: id, p: it.p})
 	}
-	n.table.insert(f.slots)
 	n.watchCommit(f.slots)
+	for _, sl := range f.slots {
+		sl.p.tabled = !sl.p.async && sl.p.started.IsZero()
+	}
+	n.table.insert(f.slots)
 
 	retry := errors.Is(err, ErrTransferring) || errors.Is(err, ErrNotLeader)
 	if retry {
@@ -211,6 +217,9 @@ func (n *Node) appendAsLeader(now time.Duration) {
 	}
 	clearIncoming(f)
 	clear(f.items)
+	if len(f.entries) >= wholeChunk {
+		f.entries = nil // the log has taken it over
+	}
 	clear(f.entries)
 	clear(f.slots)
 }
@@ -251,7 +260,7 @@ func (n *Node) forwardWaiting(now time.Duration) {
 		case !nowOK, len(f.unanswered) >= maxForwards:
 			return true
 		}
-		e, ok := p.claim()
+		e, ok := p.claim(&f.frames)
 		if !ok {
 			return false
 		}

@@ -81,3 +81,17 @@ func TestManyBytesAreNotGathered(t *testing.T) {
 		require.Equal(t, []int{3}, batches(), "128 KiB are reached")
 	})
 }
+
+// Who does not wait may use the bytes of the command again at once, wherever the proposal waits.
+func TestAsyncCommandIsCopiedAtOnce(t *testing.T) {
+	inTappedCluster(t, 3, func(t *testing.T, c *cluster, taps map[raft.NodeID]*tap) {
+		leader, _, release := busyLeader(t, c, taps)
+		cmd := []byte("mine")
+		p := leader.node.ProposeAsync(t.Context(), cmd)
+		copy(cmd, "gone")
+		release()
+		result, err := p.Result()
+		require.NoError(t, err)
+		require.Equal(t, "mine", result.(applied).Command)
+	})
+}

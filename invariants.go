@@ -45,10 +45,25 @@ func (c *Core) Check() error {
 	// SAFETY inv 8, 9: what is applied is committed, what is committed exists.
 	check(c.lastApplied <= c.handedOut && c.handedOut <= c.commitIndex && c.commitIndex <= l.last,
 		"applied %d, handed out %d, committed %d, last %d are out of order", c.lastApplied, c.handedOut, c.commitIndex, l.last)
-	check(l.durable <= l.issued && l.issued <= l.last, "durable %d, issued %d, last %d are out of order", l.durable, l.issued, l.last)
+	check(l.durable <= l.stored && l.stored <= l.issued && l.issued <= l.last,
+		"durable %d, stored %d, issued %d, last %d are out of order", l.durable, l.stored, l.issued, l.last)
+	// SAFETY inv 22: nothing from the first gap on counts as durable.
+	previousGap := l.base.Index
+	for k := range l.gaps {
+		g := &l.gaps[k]
+		check(previousGap < g.First && g.First <= g.Last && g.Last <= l.last, "gap %d-%d does not follow %d in a log that ends at %d", g.First, g.Last, previousGap, l.last)
+		check(l.durable < g.First, "entries up to %d count as durable, but %d cannot be read", l.durable, g.First)
+		check(g.fill == nil || len(g.fill) == int(g.Last-g.First+1), "gap %d-%d is filled with %d entries", g.First, g.Last, len(g.fill))
+		for i := range g.fill {
+			t, _ := l.term(g.fill[i].Index)
+			check(g.fill[i].Index == g.First+Index(i) && g.fill[i].Term == t, "entry %v fills a gap of term %d", g.fill[i].ID(), t)
+		}
+		previousGap = g.Last
+	}
+	check(!c.repair.recovering || c.role == Leader, "a %v recovers as a leader does", c.role)
 	check(l.persistedSeq <= l.issuedSeq, "write %d is persisted but only %d issued", l.persistedSeq, l.issuedSeq)
 	// SAFETY inv 20: no gap between snapshot and log.
-	check(l.base.Index <= c.snapshot.Index, "the log begins behind %v but the snapshot ends at %d", l.base, c.snapshot.Index)
+	check(l.base.Index <= c.snapshot.Index || l.lost.Last == l.base.Index && l.durable < l.lost.First, "the log begins behind %v but the snapshot ends at %d", l.base, c.snapshot.Index)
 
 	// The log in memory: consecutive, terms rising, the run-length index in agreement, accounted for by bytes.
 	bytes := 0
@@ -84,7 +99,7 @@ func (c *Core) Check() error {
 		check(c.leader == c.id && c.votedFor == c.id, "a leader follows %q and voted for %q", c.leader, c.votedFor)
 		check(c.durable == HardState{CurrentTerm: c.currentTerm, VotedFor: c.id}, "a leader's vote is not durable: %v", c.durable)
 		t, _ := l.term(c.termStart)
-		check(t == c.currentTerm || c.termStart <= l.base.Index, "the no-op of term %d has term %d", c.currentTerm, t)
+		check(t == c.currentTerm || c.termStart <= l.base.Index || c.repair.recovering, "the no-op of term %d has term %d", c.currentTerm, t)
 		uncommittedBytes := 0
 		for i := range l.tail.len {
 			if e := l.tail.at(i); e.Index > c.commitIndex {
@@ -138,13 +153,14 @@ func CheckStep(before, after *Core) error {
 	}
 	// SAFETY inv 8.
 	check(after.commitIndex >= before.commitIndex, "commit index went back from %d to %d", before.commitIndex, after.commitIndex)
-	check(after.handedOut >= before.handedOut, "handed out went back from %d to %d", before.handedOut, after.handedOut)
+	restored := after.snapshot.Index > before.snapshot.Index && after.handedOut >= after.snapshot.Index // over what could not be read to be applied
+	check(after.handedOut >= before.handedOut || restored, "handed out went back from %d to %d", before.handedOut, after.handedOut)
 	check(after.lastApplied >= before.lastApplied, "applied went back from %d to %d", before.lastApplied, after.lastApplied)
 	check(after.log.base.Index >= before.log.base.Index, "compaction went back from %v to %v", before.log.base, after.log.base)
 
 	// SAFETY inv 4, 7: a leader keeps its whole log, everybody what is committed. Runs of terms say it without the entries.
 	keep := before.commitIndex
-	if before.role == Leader && after.role == Leader && before.currentTerm == after.currentTerm {
+	if before.role == Leader && after.role == Leader && before.currentTerm == after.currentTerm && !before.repair.recovering {
 		keep = before.log.last
 		check(after.log.last >= keep, "a leader's log shrank from %d to %d", keep, after.log.last)
 	}

@@ -57,6 +57,9 @@ type labDisk struct {
 	compacted EntryID
 	entries   []Entry
 	snapshot  SnapshotMeta
+	damaged   map[Index]bool // entries that cannot be read
+	configure bool           // Recovered says that damage may hide a configuration
+	fence     EntryID
 }
 
 func (d *labDisk) last() EntryID {
@@ -70,11 +73,16 @@ func (d *labDisk) write(b Batch) {
 	if b.HardState != nil {
 		d.hard = *b.HardState
 	}
-	if b.Snapshot != nil {
-		d.compacted, d.entries = b.Snapshot.ID(), nil
-	}
 	if b.TruncateFrom != 0 {
 		d.entries = d.entries[:b.TruncateFrom-d.compacted.Index-1]
+		for i := range d.damaged {
+			if i >= b.TruncateFrom {
+				delete(d.damaged, i)
+			}
+		}
+	}
+	if b.Snapshot != nil {
+		d.install(b.Snapshot.ID())
 	}
 	for i := range b.Entries {
 		if want := d.last().Index + 1; b.Entries[i].Index != want {
@@ -82,6 +90,27 @@ func (d *labDisk) write(b Batch) {
 		}
 		d.entries = append(slices.Clip(d.entries), b.Entries[i])
 	}
+	for _, e := range b.Repairs {
+		at := e.Index - d.compacted.Index - 1
+		if d.entries[at].ID() != e.ID() {
+			panic(fmt.Sprintf("repair of entry %v with %v", d.entries[at].ID(), e.ID()))
+		}
+		d.entries = slices.Clone(d.entries)
+		d.entries[at] = e
+		delete(d.damaged, e.Index)
+	}
+	if b.Fence != nil {
+		d.fence = *b.Fence
+	}
+}
+
+// install begins the log behind a snapshot, and keeps what follows if the log holds the snapshot's last entry.
+func (d *labDisk) install(id EntryID) {
+	if n := id.Index - d.compacted.Index; id.Index > d.compacted.Index && n <= Index(len(d.entries)) && d.entries[n-1].ID() == id {
+		d.compacted, d.entries = id, d.entries[n:]
+		return
+	}
+	d.compacted, d.entries = id, nil
 }
 
 func (d *labDisk) compact(to Index) {
@@ -93,13 +122,20 @@ func (d *labDisk) compact(to Index) {
 }
 
 func (d *labDisk) recovered() *Recovered {
-	r := &Recovered{Identity: d.identity, HardState: d.hard, Snapshot: d.snapshot, Compacted: d.compacted, LastIndex: d.last().Index}
+	r := &Recovered{Identity: d.identity, HardState: d.hard, Snapshot: d.snapshot, Compacted: d.compacted, LastIndex: d.last().Index, Fence: d.fence}
 	for i := range d.entries {
 		e := d.entries[i]
+		if d.damaged[e.Index] {
+			if n := len(r.Damaged); n > 0 && r.Damaged[n-1].Last+1 == e.Index {
+				r.Damaged[n-1].Last = e.Index
+			} else {
+				r.Damaged = append(r.Damaged, Damage{First: e.Index, Last: e.Index, MayConfigure: d.configure})
+			}
+		}
 		if n := len(r.Terms); n == 0 || r.Terms[n-1].Term != e.Term {
 			r.Terms = append(r.Terms, TermStart{Index: e.Index, Term: e.Term})
 		}
-		if e.Type == EntryConfiguration {
+		if e.Type == EntryConfiguration && !d.damaged[e.Index] {
 			r.Configurations = append(r.Configurations, e)
 		}
 	}
@@ -347,6 +383,7 @@ func (s *labServer) apply() {
 			require.Equal(l.t, a.Lo+Index(i), es[i].Index)
 			onDisk := s.disk.entries[es[i].Index-s.disk.compacted.Index-1]
 			require.Equal(l.t, onDisk.ID(), es[i].ID(), "%s applies what is not on its disk", s.id)
+			require.False(l.t, s.disk.damaged[es[i].Index], "%s applies %v, which cannot be read", s.id, es[i].ID())
 			known, applied := l.truth[es[i].Index]
 			require.True(l.t, !applied || known == es[i].ID(), "%s applies %v where others applied %v", s.id, es[i].ID(), known)
 			l.truth[es[i].Index] = es[i].ID()
@@ -374,11 +411,19 @@ func (s *labServer) load() {
 		size := 0
 		for i := x.Lo; i < x.Hi && i <= s.disk.last().Index; i++ {
 			e := s.disk.entries[i-s.disk.compacted.Index-1]
+			if s.disk.damaged[i] {
+				break
+			}
 			if len(es) > 0 && size+e.Size() > x.MaxBytes {
 				break
 			}
 			size += e.Size()
 			es = append(es, e)
+		}
+		if len(es) == 0 {
+			s.core.Damaged(s.lab.now, Damage{First: x.Lo, Last: x.Lo})
+			s.core.LoadFailed(s.lab.now, x.ID, LoadDamaged)
+			continue
 		}
 		s.core.Loaded(s.lab.now, x.ID, es)
 	}
@@ -475,6 +520,16 @@ func (l *lab) pass(d time.Duration) { l.now += d }
 func (l *lab) tick(id string) {
 	l.t.Helper()
 	l.server(id).do(func(c *Core, now time.Duration) { c.Tick(now) })
+}
+
+// heartbeats lets a leader tick n times, everything being delivered.
+func (l *lab) heartbeats(id string, n int) {
+	l.t.Helper()
+	for range n {
+		l.pass(100 * time.Millisecond)
+		l.tick(id)
+		l.settle()
+	}
 }
 
 // elect lets a server win an election against those that are up, after the others have forgotten their leader.
@@ -682,6 +737,18 @@ func describe(m Message) string {
 		fmt.Fprintf(&b, " match %d", r.MatchIndex)
 	case TimeoutNowReply:
 		fmt.Fprintf(&b, " accepted %v", r.Accepted)
+	case FetchEntries:
+		for _, w := range r.Wanted {
+			fmt.Fprintf(&b, " %v", w)
+		}
+		if r.Snapshot > 0 {
+			fmt.Fprintf(&b, " or a snapshot at %d", r.Snapshot)
+		}
+	case FetchEntriesReply:
+		for _, h := range r.Held {
+			fmt.Fprintf(&b, " %v %v up to %d", h.Stretch, h.How, h.UpTo)
+		}
+		fmt.Fprintf(&b, " commit %d leading %v %s", r.CommitIndex, r.Leading, describeEntries(r.Entries))
 	}
 	return b.String()
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// loader reads old entries for followers that lag, beside the writes.
+// loader reads old entries for servers that lag or lack some, beside the writes.
 type loader struct {
 	n     *Node
 	wake  chan struct{}
@@ -54,8 +54,14 @@ func (l *loader) run(ctx context.Context) {
 		case errors.Is(err, ErrCompacted):
 			l.n.inbox.report(func(now time.Duration) { l.n.core.LoadFailed(now, ld.ID, LoadCompacted) })
 		default:
-			l.n.log.Error("read old entries for a follower", "from", ld.Lo, "to", ld.Hi, "peer", string(ld.Peer), "error", err)
-			l.n.inbox.report(func(now time.Duration) { l.n.core.LoadFailed(now, ld.ID, LoadDamaged) })
+			l.n.log.Error("read old entries for another server", "from", ld.Lo, "to", ld.Hi, "peer", string(ld.Peer), "error", err)
+			damage, found := damageIn(err, ld.Lo)
+			l.n.inbox.report(func(now time.Duration) {
+				if found {
+					l.n.core.Damaged(now, damage)
+				}
+				l.n.core.LoadFailed(now, ld.ID, LoadDamaged)
+			})
 		}
 	}
 }

@@ -21,14 +21,20 @@ type raftLog struct {
 	tail      tail // the entries up to last
 	tailBytes int
 
-	// What storage knows. durable <= issued <= last.
+	// What storage knows. durable <= stored <= issued <= last.
 	issued       Index // handed out in a write
-	durable      Index // on disk, and not truncated by a later write
+	stored       Index // on disk, and not truncated by a later write
+	durable      Index // stored, and in front of the first gap
 	truncateFrom Index // entries from here on were issued, then replaced; the next write says so. 0: none
 	snapshot     *SnapshotMeta
 	issuedSeq    uint64
 	persistedSeq uint64
 	flights      []flight // writes issued and not yet persisted, by seq
+
+	cuts      uint64 // how often entries were removed at the end
+	lost      Damage // entries before the log begins that no snapshot covers any more: only one of another server does
+	gaps      []gap  // what cannot be read of what is stored, rising
+	unwritten bool   // some gap has been filled by entries that no write carries yet
 }
 
 // flight is a write on its way to the disk.
@@ -105,7 +111,7 @@ func (l *raftLog) firstConflict(es []Entry) (k int, conflict bool) {
 	return len(es), false
 }
 
-// append adds entries that follow the log.
+// append adds entries that follow the log. It takes the slice over if there are many.
 func (l *raftLog) append(es []Entry) {
 	for i := range es {
 		e := &es[i]
@@ -133,11 +139,13 @@ func (l *raftLog) truncate(from Index) {
 	if from > l.last {
 		return
 	}
+	l.cuts++
 	if from <= l.issued {
 		if l.truncateFrom == 0 || from < l.truncateFrom {
 			l.truncateFrom = from
 		}
 		l.issued = from - 1
+		l.stored = min(l.stored, from-1)
 		l.durable = min(l.durable, from-1)
 	}
 	keep := 0
@@ -152,6 +160,7 @@ func (l *raftLog) truncate(from Index) {
 		l.terms = l.terms[:n-1]
 	}
 	l.last = from - 1
+	l.cutGaps(l.base.Index, l.last)
 }
 
 // reset makes the log begin behind a snapshot (§7: "discard the entire log"). A truncation that was not issued yet goes along with
@@ -160,12 +169,14 @@ func (l *raftLog) reset(meta SnapshotMeta) {
 	l.base, l.last = meta.ID(), meta.Index
 	l.terms, l.tail, l.tailBytes = nil, tail{}, 0
 	l.snapshot = &meta
-	l.issued, l.durable = meta.Index, 0
+	l.issued, l.stored, l.durable = meta.Index, 0, 0
+	l.gaps, l.unwritten, l.lost = nil, false, Damage{}
+	l.cuts++
 }
 
 // compact gives up the entries up to to, which a snapshot covers.
 func (l *raftLog) compact(to Index) {
-	if to <= l.base.Index || to > l.durable {
+	if to <= l.base.Index || to > l.stored {
 		return
 	}
 	t, _ := l.term(to)
@@ -180,8 +191,13 @@ func (l *raftLog) compact(to Index) {
 		l.terms = append([]TermStart(nil), l.terms...)
 	}
 	if first := l.tailFirst(); to >= first {
-		l.dropFront(int(to - first + 1))
+		n := int(to - first + 1)
+		for i := range n {
+			l.tailBytes -= l.tail.at(i).Size()
+		}
+		l.tail.dropFront(n)
 	}
+	l.cutGaps(to, l.last)
 }
 
 // trim gives up entries in memory that storage can return, oldest first and none behind upTo, until at most maxBytes are kept.
@@ -189,17 +205,9 @@ func (l *raftLog) trim(maxBytes int, upTo Index) {
 	if l.tailBytes <= maxBytes {
 		return
 	}
-	n, bytes := 0, l.tailBytes
-	for first := l.tailFirst(); n < l.tail.len && bytes > maxBytes && first+Index(n) <= upTo; n++ {
-		bytes -= l.tail.at(n).Size()
-	}
-	l.dropFront(n)
-}
-
-// dropFront forgets the first n entries in memory.
-func (l *raftLog) dropFront(n int) {
-	for i := range n {
-		l.tailBytes -= l.tail.at(i).Size()
+	n := 0
+	for first := l.tailFirst(); n < l.tail.len && l.tailBytes > maxBytes && first+Index(n) <= upTo; n++ {
+		l.tailBytes -= l.tail.at(n).Size()
 	}
 	l.tail.dropFront(n)
 }
@@ -222,9 +230,18 @@ func (l *raftLog) slice(lo, hi Index, maxBytes int) (es []Entry, size int, ok bo
 	return l.tail.slice(n, end), size, true
 }
 
+// size is the length in bytes of the entries [lo, hi), which are in memory.
+func (l *raftLog) size(lo, hi Index) int {
+	size := 0
+	for first := l.tailFirst(); lo < hi; lo++ {
+		size += l.tail.at(int(lo - first)).Size()
+	}
+	return size
+}
+
 // dirty reports whether the log holds anything that no write has been issued for.
 func (l *raftLog) dirty() bool {
-	return l.issued < l.last || l.truncateFrom != 0 || l.snapshot != nil
+	return l.issued < l.last || l.truncateFrom != 0 || l.snapshot != nil || l.unwritten
 }
 
 // issue fills the next write with what is new in the log.
@@ -239,6 +256,7 @@ func (l *raftLog) issue(now time.Duration, hs HardState, b *Batch) (seq uint64) 
 	}
 	l.issuedSeq++
 	f.seq = l.issuedSeq
+	l.issueRepairs(f.seq, b)
 	l.flights = append(l.flights, f)
 	l.issued, l.truncateFrom, l.snapshot = l.last, 0, nil
 	return f.seq
@@ -276,7 +294,9 @@ func (l *raftLog) persisted(seq uint64) (hs HardState, any bool) {
 	if l.snapshot != nil {
 		durable = 0
 	}
-	l.durable = durable
+	l.stored = durable
+	l.repaired(seq)
+	l.capDurable()
 	return done.hardState, true
 }
 

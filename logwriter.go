@@ -16,22 +16,27 @@ type logWriter struct {
 	wake  chan struct{}
 	after chan struct{} // wakes the preparer after a write
 
-	mu      sync.Mutex
-	queue   []Write
-	compact Index // entries up to here may go; 0: none
+	mu          sync.Mutex
+	queue       []Write
+	compact     Index // entries up to here may go; 0: none
+	writeFull   bool  // the last write with commands did not fit
+	prepareFull bool  // there is no room to make ready for later writes; what was made ready has some yet
 
 	// The goroutine's own.
 	spare []Write
 	batch []Entry // scratch of merge
-	full  bool    // the core believes that there is no room
+	full  bool    // writeFull
 }
 
 // Bounds of the log writer.
 const (
-	maxMergedBytes = 16 << 20               // entries in one write, unless a single one is longer
-	idleAfter      = 50 * time.Millisecond  // without a write, before StoragePreparer.Idle is called
-	fullRetryFirst = 50 * time.Millisecond  // between attempts while the disk is full,
-	fullRetryLast  = time.Second            // growing up to this
+	maxMergedBytes = 16 << 20              // entries in one write, unless a single one is longer
+	idleAfter      = 50 * time.Millisecond // without a write, before StoragePreparer.Idle is called
+	fullRetryFirst = 50 * time.Millisecond // between attempts while the disk is full,
+	fullRetryLast  = time.Second           // growing up to this
+	scrubEvery     = time.Second           // and so much then: 1 GiB of log in a quarter of an hour, at a pace that nobody notices
+	scrubBytes     = 1 << 20
+	scrubPause     = time.Minute            // between the end of the log and its beginning
 	prepareRetry   = 500 * time.Millisecond // after an attempt to prepare that found the disk full
 )
 
@@ -77,6 +82,16 @@ func (w *logWriter) take() (writes []Write, compact Index) {
 	return writes, compact
 }
 
+// more adds what has been queued meanwhile.
+func (w *logWriter) more(writes []Write) []Write {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	writes = append(writes, w.queue...)
+	clear(w.queue)
+	w.queue = w.queue[:0]
+	return writes
+}
+
 // run is the goroutine.
 func (w *logWriter) run(ctx context.Context) {
 	preparer, _ := w.st.(StoragePreparer)
@@ -97,7 +112,9 @@ func (w *logWriter) run(ctx context.Context) {
 			}
 		}
 		if compact > 0 {
-			w.doCompact(compact)
+			if !w.doCompact(compact) {
+				return
+			}
 		}
 		clear(writes)
 		w.spare = writes[:0]
@@ -132,6 +149,13 @@ func (w *logWriter) write(ctx context.Context, writes []Write) bool {
 			limit = 0 // one by one: what is small may still fit
 		}
 		batch, merged := mergeWrites(writes, limit, w.batch[:0])
+		if w.full && hasCommand(batch.Entries) {
+			// What blocks the way may be cut off again by a write that has come since: together they are small.
+			writes = w.more(writes)
+			if all, n := mergeWrites(writes, maxInt, nil); !hasCommand(all.Entries) {
+				batch, merged = all, n
+			}
+		}
 		start := time.Now()
 		err := w.st.Write(batch)
 		switch {
@@ -150,7 +174,7 @@ func (w *logWriter) write(ctx context.Context, writes []Write) bool {
 		case errors.Is(err, ErrStorageFull):
 			if !w.full {
 				w.full = true
-				w.n.inbox.report(func(now time.Duration) { w.n.storageState(now, StorageFull, err) })
+				w.setFull(&w.writeFull, true, err)
 				continue // at once, one by one
 			}
 			if !w.awaitRoom(ctx, pause) {
@@ -171,10 +195,26 @@ func (w *logWriter) keepScratch(es []Entry) {
 	w.batch = es[:0]
 }
 
-// roomAgain tells the core that commands fit again, or may be tried.
+// roomAgain notes that commands fit again, or may be tried.
 func (w *logWriter) roomAgain() {
 	w.full = false
-	w.n.inbox.report(func(now time.Duration) { w.n.storageState(now, StorageOK, nil) })
+	w.setFull(&w.writeFull, false, nil)
+}
+
+// setFull changes one of the two reasons for which a disk counts as full, and tells the core when that makes a difference. It takes the
+// word of the preparer, which is first to find out: what was appended until the core knows has room yet in what was made ready before.
+// If commands had to find out, they would block the way for every vote behind them until there is room.
+func (w *logWriter) setFull(reason *bool, full bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.writeFull || w.prepareFull
+	*reason = full
+	switch after := w.writeFull || w.prepareFull; {
+	case after && !before:
+		w.n.inbox.report(func(now time.Duration) { w.n.storageState(now, StorageFull, err) })
+	case before && !after:
+		w.n.inbox.report(func(now time.Duration) { w.n.storageState(now, StorageOK, nil) })
+	}
 }
 
 func hasCommand(es []Entry) bool {
@@ -200,17 +240,22 @@ func (w *logWriter) awaitRoom(ctx context.Context, pause time.Duration) bool {
 	compact := w.compact
 	w.compact = 0
 	w.mu.Unlock()
-	if compact > 0 {
-		w.doCompact(compact)
-	}
-	return true
+	return compact == 0 || w.doCompact(compact)
 }
 
-func (w *logWriter) doCompact(to Index) {
-	if err := w.st.Compact(to); err != nil {
-		// Nothing is lost by keeping entries too long, and the next compaction tries again.
+// doCompact returns false when nothing more will be written: the error would be that of the next write, which may be long in coming, and
+// a leader must not stay in office until then.
+func (w *logWriter) doCompact(to Index) bool {
+	err := w.st.Compact(to)
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrStorageFull): // nothing is lost by keeping entries too long, and the next compaction tries again
 		w.n.log.Warn("compact the log", "to", to, "error", err)
+	default:
+		w.failed(fmt.Errorf("compact the log: %w", err))
+		return false
 	}
+	return true
 }
 
 // failed reports that nothing more will be written: the core hands leadership over, then the node fails.
@@ -218,8 +263,31 @@ func (w *logWriter) failed(err error) {
 	w.n.inbox.report(func(now time.Duration) { w.n.storageState(now, StorageFailed, err) })
 }
 
-// prepare is the goroutine that does slow work ahead of the writes.
+// scrub verifies a little more of the log, so that damage is repaired while other servers still have what was there. It returns when to go on.
+func (w *logWriter) scrub(s StorageScrubber) time.Duration {
+	damaged, end, err := s.Scrub(scrubBytes)
+	if err != nil {
+		w.n.log.Warn("look for damage in the log", "error", err)
+	}
+	for _, d := range damaged {
+		w.n.log.Error("entries of the log cannot be read any more; they are fetched from the other servers", "first", d.First, "last", d.Last)
+		w.n.inbox.report(func(now time.Duration) { w.n.core.Damaged(now, d) })
+	}
+	if end || err != nil {
+		return scrubPause
+	}
+	return scrubEvery
+}
+
+// prepare is the goroutine that does slow work ahead of the writes, and looks for damage.
 func (w *logWriter) prepare(ctx context.Context, p StoragePreparer) {
+	var scrub <-chan time.Time
+	scrubber, ok := w.st.(StorageScrubber)
+	timer := time.NewTimer(scrubEvery)
+	defer timer.Stop()
+	if ok {
+		scrub = timer.C
+	}
 	for {
 		more, err := p.Prepare()
 		var again <-chan time.Time
@@ -227,15 +295,21 @@ func (w *logWriter) prepare(ctx context.Context, p StoragePreparer) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, ErrStorageFull):
+			w.setFull(&w.prepareFull, true, err)
 			again = time.After(prepareRetry)
 		case err != nil: // a write that needs what is missing will fail, and decide
 			w.n.log.Warn("prepare the log", "error", err)
-		case more:
-			continue
+		default:
+			w.setFull(&w.prepareFull, false, nil)
+			if more {
+				continue
+			}
 		}
 		select {
 		case <-w.after:
 		case <-again:
+		case <-scrub:
+			timer.Reset(w.scrub(scrubber))
 		case <-ctx.Done():
 			return
 		}
@@ -248,11 +322,12 @@ func (w *logWriter) prepare(ctx context.Context, p StoragePreparer) {
 //   - of the hard states the last one stands;
 //   - a truncation drops the entries of earlier writes in the batch from there on, and moves the batch's own truncation down if it
 //     reaches below them;
-//   - a write with a snapshot stands alone: it replaces the log, so what comes before and after it has different meanings.
+//   - a write with a snapshot stands alone: it replaces the log, so what comes before and after it has different meanings. So does one
+//     with repairs, which a later truncation might have to drop again, or with a fence; both are rare.
 func mergeWrites(writes []Write, maxBytes int, dst []Entry) (Batch, int) {
 	b := writes[0].Batch
 	b.Entries = append(dst, b.Entries...)
-	if b.Snapshot != nil {
+	if standsAlone(&b) {
 		return b, 1
 	}
 	bytes := EntriesSize(b.Entries)
@@ -260,7 +335,7 @@ func mergeWrites(writes []Write, maxBytes int, dst []Entry) (Batch, int) {
 	for ; n < len(writes); n++ {
 		next := &writes[n].Batch
 		size := EntriesSize(next.Entries)
-		if next.Snapshot != nil || bytes+size > maxBytes {
+		if standsAlone(next) || bytes+size > maxBytes {
 			break
 		}
 		bytes += size
@@ -281,3 +356,5 @@ func mergeWrites(writes []Write, maxBytes int, dst []Entry) (Batch, int) {
 	}
 	return b, n
 }
+
+func standsAlone(b *Batch) bool { return b.Snapshot != nil || len(b.Repairs) > 0 || b.Fence != nil }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -60,6 +61,9 @@ func TestMergeWrites(t *testing.T) {
 			[]EntryID{{2, 4}, {2, 5}, {3, 6}}},
 		{"truncation without entries", []Batch{{HardState: hs(2)}, {TruncateFrom: 3}}, 2, hs(2), 3, nil},
 		{"snapshot stands alone", []Batch{{Snapshot: snap}, {Entries: entriesAt(1, 10, 11)}}, 1, nil, 0, nil},
+		{"repairs stand alone", []Batch{{Repairs: entriesAt(1, 3, 4)}, {TruncateFrom: 3, Entries: entriesAt(2, 3, 4)}}, 1, nil, 0, nil},
+		{"repairs end a batch", []Batch{{TruncateFrom: 9}, {Repairs: entriesAt(1, 3, 4)}}, 1, nil, 9, nil},
+		{"a fence stands alone", []Batch{{Fence: &EntryID{}}, {Fence: &EntryID{2, 2}}}, 1, nil, 0, nil},
 		{"snapshot ends a batch", []Batch{{Entries: entriesAt(1, 1, 2)}, {Snapshot: snap}}, 1, nil, 0, []EntryID{{1, 1}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -173,6 +177,38 @@ func TestFullStorageGetsItsWritesOneByOne(t *testing.T) {
 	require.Equal(t, uint64(1), n.inbox.in.persisted, "the vote is durable, and nothing behind the command that is not")
 	require.True(t, w.full)
 	require.Len(t, n.inbox.in.reports, 1, "the core is told once")
+}
+
+// A command for which there is no room blocks what comes behind it, as long as the log has to hold it. If another leader's entry takes its
+// place, it has not, and the two together are small.
+func TestCommandThatIsCutOffDoesNotBlockAFullDisk(t *testing.T) {
+	a, _, st := newTestApplier(t)
+	n := a.n
+	n.inbox.open()
+	w := newLogWriter(n)
+	noOp := newEntry(EntryNoOp, nil)
+	noOp.stamp(EntryID{Term: 2, Index: 1})
+	var written []Batch
+	var entries []EntryID
+	st.write = func(b Batch) error {
+		if hasCommand(b.Entries) {
+			if len(w.queue) == 0 { // it comes while the command waits
+				w.add(Write{Seq: 2, Batch: Batch{HardState: &HardState{CurrentTerm: 2}, TruncateFrom: 1, Entries: []Entry{noOp}}})
+			}
+			return fmt.Errorf("no space: %w", ErrStorageFull)
+		}
+		written, entries = append(written, b), append(entries, ids(b.Entries)...)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.True(t, w.write(ctx, []Write{{Seq: 1, Batch: Batch{Entries: entriesAt(1, 1, 2)}}}))
+	require.Len(t, written, 1)
+	require.Equal(t, HardState{CurrentTerm: 2}, *written[0].HardState)
+	require.Equal(t, Index(1), written[0].TruncateFrom)
+	require.Equal(t, []EntryID{{Term: 2, Index: 1}}, entries)
+	require.Equal(t, uint64(2), n.inbox.in.persisted)
+	require.Empty(t, w.queue)
 }
 
 // A follower that catches up, or a leader under load, has many writes waiting. What is prepared must keep up with them, or a write finds

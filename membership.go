@@ -37,6 +37,8 @@ type peer struct {
 
 	vote voteState // candidates: in this election
 
+	repair peerRepair
+
 	// Leaders only.
 	progress
 	lastHeard    time.Duration

@@ -1,6 +1,9 @@
 package raft
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // NodeID names a server for its whole life. It is chosen by the operator, is never reused after the server was removed, and says
 // nothing about where the server can be reached (that is [Server.Address]).
@@ -13,6 +16,9 @@ type ReplicaID uint64
 
 // Term is the paper's logical clock (§5.1).
 type Term uint64
+
+// MaxTerm is later than every term that a server can reach.
+const MaxTerm = Term(math.MaxUint64)
 
 // Index is a position in the log; the first entry has index 1 (§5.3).
 type Index uint64
@@ -84,6 +90,12 @@ func (m Message) Lane() Lane {
 		if len(b.Entries) > 0 {
 			return LaneLog
 		}
+	case FetchEntries:
+		return LaneLog // its answer may have to be read from a disk, and a heartbeat must not wait for that
+	case FetchEntriesReply:
+		if len(b.Entries) > 0 {
+			return LaneLog
+		}
 	case TimeoutNow:
 		return LaneLog // were it to overtake entries, the candidate would lose to whoever has them, and nobody would lead for a while
 	case ForwardPropose:
@@ -141,7 +153,71 @@ type AppendEntriesReply struct {
 // [SnapshotStore].
 type InstallSnapshot struct {
 	Meta SnapshotMeta
+	// Repair says that the sender claims no leadership: it answers a FetchEntries of a server that lacks entries which are compacted here.
+	Repair bool
 }
+
+// FetchEntries asks for entries that the sender cannot read any more, by their identity, in whatever role sender and receiver are: an
+// entry of the same term and index is the same entry everywhere (Log Matching, §5.3). Of a leader that lacks entries it is also the
+// question whether they may be committed; the receiver has entered the leader's term when it answers.
+type FetchEntries struct {
+	Wanted   []Stretch // rising, at most MaxFetchStretches. None: the sender wants to know the commit index
+	Snapshot Index     // not 0: a snapshot that reaches this index would do as well
+}
+
+// Stretch names consecutive entries of one term.
+type Stretch struct {
+	Term  Term  `json:"term"`
+	First Index `json:"first"`
+	Last  Index `json:"last"` // included
+}
+
+// MaxFetchStretches bounds what is asked for at a time.
+const MaxFetchStretches = 64
+
+// FetchEntriesReply answers a FetchEntries.
+type FetchEntriesReply struct {
+	Incarnation uint64  // of the asker: an answer to an earlier process of it says nothing about this one
+	Held        []Held  // for each stretch that was asked for, in order
+	Entries     []Entry // consecutive, some of those that were asked for; none if they are not readable, or follow later
+	Leading     bool    // the sender leads its term and has committed an entry of it
+	CommitIndex Index   // of the sender
+}
+
+// Held says what a server has of a stretch.
+type Held struct {
+	Stretch
+	// UpTo is the last entry of the stretch that the sender has, or may have acknowledged in the past; First-1: none. The sender cannot
+	// acknowledge those behind it to any leader before that of the message's term.
+	UpTo Index
+	How  Holding // of the first entry of the stretch
+}
+
+// Holding says how a server has an entry.
+type Holding uint8
+
+// The ways to have an entry, or not.
+const (
+	HoldsNot       Holding = iota // it is not in the log, and this server remembers its log well
+	HoldsIntact                   // it can be had here
+	HoldsDamaged                  // it is in the log and cannot be read
+	HoldsCompacted                // it is gone from the log, which holds what is committed there; a snapshot covers it
+	HoldsUnknown                  // the log has lost its end, where it may have been
+	holdings
+)
+
+var holdingNames = [...]string{"not there", "intact", "damaged", "compacted", "unknown"}
+
+// String names the holding.
+func (h Holding) String() string {
+	if int(h) < len(holdingNames) {
+		return holdingNames[h]
+	}
+	return fmt.Sprintf("holding %d", uint8(h))
+}
+
+// MarshalText makes a holding readable in JSON.
+func (h Holding) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
 // InstallSnapshotReply answers an InstallSnapshot once the snapshot counts as part of the durable log.
 type InstallSnapshotReply struct {
@@ -212,6 +288,8 @@ func (InstallSnapshot) isBody()      {}
 func (InstallSnapshotReply) isBody() {}
 func (TimeoutNow) isBody()           {}
 func (TimeoutNowReply) isBody()      {}
+func (FetchEntries) isBody()         {}
+func (FetchEntriesReply) isBody()    {}
 func (ForwardPropose) isBody()       {}
 func (ForwardProposeReply) isBody()  {}
 func (ForwardRead) isBody()          {}
@@ -249,6 +327,10 @@ func (m Message) Validate() error {
 			}
 			last = e.ID()
 		}
+	case FetchEntries:
+		return m.validateFetch(b)
+	case FetchEntriesReply:
+		return m.validateFetchReply(b)
 	case InstallSnapshot:
 		if err := b.Meta.Validate(); err != nil {
 			return fmt.Errorf("install snapshot from %q: %w", m.From, err)
@@ -258,4 +340,51 @@ func (m Message) Validate() error {
 		}
 	}
 	return nil
+}
+
+func (m Message) validateFetch(b FetchEntries) error {
+	if len(b.Wanted) > MaxFetchStretches {
+		return fmt.Errorf("fetch entries from %q: %d stretches, at most %d", m.From, len(b.Wanted), MaxFetchStretches)
+	}
+	if b.Snapshot > maxIndex {
+		return fmt.Errorf("fetch entries from %q: a snapshot at %d is beyond any log", m.From, b.Snapshot)
+	}
+	last := Index(0)
+	for _, w := range b.Wanted {
+		if !w.valid() || w.First <= last || w.Term > m.Term {
+			return fmt.Errorf("fetch entries from %q in term %d: stretch %v does not follow %d", m.From, m.Term, w, last)
+		}
+		last = w.Last
+	}
+	return nil
+}
+
+func (m Message) validateFetchReply(b FetchEntriesReply) error {
+	if len(b.Held) > MaxFetchStretches || b.CommitIndex > maxIndex {
+		return fmt.Errorf("entries fetched from %q: %d stretches, commit index %d", m.From, len(b.Held), b.CommitIndex)
+	}
+	for _, h := range b.Held {
+		if !h.valid() || h.UpTo+1 < h.First || h.UpTo > h.Last || h.How >= holdings {
+			return fmt.Errorf("entries fetched from %q: %v up to %d, %v, is impossible", m.From, h.Stretch, h.UpTo, h.How)
+		}
+	}
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if e.Term == 0 || e.Index == 0 || e.Index > maxIndex || i > 0 && (e.Index != b.Entries[i-1].Index+1 || e.Term < b.Entries[i-1].Term) {
+			return fmt.Errorf("entries fetched from %q: entry %v at place %d is out of order", m.From, e.ID(), i)
+		}
+	}
+	return nil
+}
+
+func (s Stretch) valid() bool {
+	return s.Term > 0 && s.First > 0 && s.First <= s.Last && s.Last <= maxIndex
+}
+
+// String prints the entries' positions as first-last@term.
+func (s Stretch) String() string {
+	if s.First == s.Last {
+		return EntryID{Term: s.Term, Index: s.First}.String()
+	}
+	return fmt.Sprintf("%d-%d@%d", s.First, s.Last, s.Term)
 }

@@ -61,9 +61,9 @@ type Node struct {
 	working       atomic.Bool // WhileLeader runs
 	readsUnderWay atomic.Int64
 	outstanding   atomic.Int64 // bytes of proposals made here that have not ended
-	slabs         sync.Pool    // of *pendingSlab with some left
-	outcomes      sync.Pool    // of channels, empty and with room for one, of proposals that have ended
+	pendings      sync.Pool    // of *Pending that can be used again, with their channels
 	lastView      atomic.Pointer[statusView]
+	repairs       repairCounts
 	ident         atomic.Pointer[Identity]
 	refusals      refusals
 	refusalMu     sync.Mutex // of what refusals says
@@ -137,13 +137,19 @@ func NewNode(cfg Config) (*Node, error) {
 // On a storage that is blank and was not bootstrapped (see [Bootstrap]) the node joins: it is silent until a leader whose members
 // were changed to include it ([Node.ChangeMembership]) finds it. Config.ClusterID then says which cluster may.
 //
-// ctx bounds the opening only; it is not kept. After an error the node has not started, and Start may be called again. Errors:
+// ctx bounds the opening only; it is not kept. After an error the node has not started, and Start may be called again. If the storage
+// hangs beyond ctx, another Start, and Stop, wait until it lets go, or their own contexts end. Errors:
 // [ErrLocked], [*IdentityError], [*CorruptionError] and others of the storage and the transport; [ErrStopped] after Stop.
 func (n *Node) Start(ctx context.Context) (err error) {
 	if err := n.takeTurn(ctx); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	defer n.endTurn()
+	turn := true
+	defer func() {
+		if turn {
+			n.endTurn()
+		}
+	}()
 	switch n.phase {
 	case phaseRunning:
 		return errors.New("start: the node was started already")
@@ -151,7 +157,10 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("start: %w", ErrStopped)
 	}
 
-	rec, err := n.cfg.Storage.Open(ctx, Identity{Cluster: n.cfg.ClusterID, Node: n.cfg.ID})
+	rec, opened, err := n.openStorage(ctx)
+	if !opened {
+		turn = false // it is over when the storage lets go
+	}
 	if err != nil {
 		return fmt.Errorf("start: open storage: %w", err)
 	}
@@ -177,6 +186,8 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	n.log.Info("node started", "cluster", rec.Identity.Cluster, "incarnation", rec.Identity.Incarnation, "term", rec.HardState.CurrentTerm,
 		"last index", rec.LastIndex, "snapshot", rec.Snapshot.Index, "blank", rec.Blank())
 
+	n.reportDamage(&rec)
+
 	n.phase = phaseRunning
 	n.started.Store(true)
 	var run context.Context
@@ -191,6 +202,51 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	go n.run(run)
 	return nil
 }
+
+// openStorage opens the storage, and waits for it no longer than ctx allows: a disk that hangs does not heed a context. If it gives up,
+// opened is false, and it is the storage's turn: whatever comes of the attempt is closed again, and then the turn ends.
+func (n *Node) openStorage(ctx context.Context) (rec Recovered, opened bool, err error) {
+	type result struct {
+		rec Recovered
+		err error
+	}
+	ch := make(chan result)
+	over := make(chan struct{})
+	go func() {
+		var res result
+		if err := recovered("the storage's Open", func() error {
+			res.rec, res.err = n.cfg.Storage.Open(ctx, Identity{Cluster: n.cfg.ClusterID, Node: n.cfg.ID})
+			return nil
+		}); err != nil {
+			res.err = err
+		}
+		select {
+		case ch <- res:
+			return
+		case <-over:
+		}
+		if res.err == nil {
+			res.err = n.cfg.Storage.Close()
+		}
+		n.log.Info("the storage that was given up has come back", "error", res.err)
+		n.endTurn()
+	}()
+	select {
+	case res := <-ch:
+		return res.rec, true, res.err
+	case <-ctx.Done():
+	}
+	select {
+	case res := <-ch: // it has noticed too
+		return res.rec, true, res.err
+	case <-time.After(openGrace):
+		close(over)
+		return Recovered{}, false, fmt.Errorf("it hangs; look at the disk: %w", ctx.Err())
+	}
+}
+
+// openGrace is how long a storage may take to notice that the context of Start is over.
+const openGrace = 100 * time.Millisecond
 
 // adopt takes over a core that has just been made.
 func (n *Node) adopt(core *Core, rec *Recovered) {
@@ -379,6 +435,7 @@ func (n *Node) run(ctx context.Context) {
 		err = fmt.Errorf("stop: close transport: %w", err)
 	}
 	n.workers.Wait() // nobody writes or reads any more
+	n.snapshots.parts.close()
 	if e := n.cfg.Storage.Close(); e != nil {
 		err = errors.Join(err, fmt.Errorf("stop: close storage: %w", e))
 	}
@@ -600,6 +657,8 @@ func (n *Node) handleEvent(now time.Duration, e Event) {
 			ch <- e.Err
 		}
 		n.transfers = nil
+	case DamageFound, EntriesRepaired, EntriesDiscarded, RecoveryStuck, FenceLifted, LostLog:
+		n.damageEvent(e)
 	case ElectionStarted:
 		n.log.Debug("election", "term", e.Term, "pre-vote", e.PreVote, "reason", e.Reason.String())
 		if !e.PreVote {

@@ -8,16 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// heartbeats lets a leader tick n times, everything being delivered.
-func (l *lab) heartbeats(id string, n int) {
-	l.t.Helper()
-	for range n {
-		l.pass(100 * time.Millisecond)
-		l.tick(id)
-		l.settle()
-	}
-}
-
 // §6, figure 11: "The configuration entry for the transition C_old,new, then C_new": learners become voters by way of a joint
 // configuration that is left as soon as it is committed, exactly once (SAFETY §3).
 func TestPromotionGoesThroughAJointConfiguration(t *testing.T) {

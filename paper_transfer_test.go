@@ -41,11 +41,7 @@ func TestTransferThatFailsIsAborted(t *testing.T) {
 	l.tick("a")
 	require.Empty(t, l.take("a", "c", "TimeoutNow"), "once for each heartbeat")
 	l.isolate("c", true)
-	for range 9 {
-		l.pass(100 * time.Millisecond)
-		l.tick("a")
-		l.settle()
-	}
+	l.heartbeats("a", 9)
 	_, n := lastEvent[TransferEnded](a)
 	require.Zero(t, n)
 	require.Equal(t, "leadership is being transferred", a.core.Status(l.now).WhyNot)

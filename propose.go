@@ -19,7 +19,8 @@ func IfTerm(t Term) ProposeOption { return func(o *proposeOptions) { o.ifTerm = 
 
 // Propose replicates cmd and returns what StateMachine.Apply put into its results for it, once the command is committed and
 // applied on this node. It may be called on every node: a follower passes it on to the leader (see Config.DisableForwarding), and
-// while there is no leader it waits for one. cmd is copied; the caller keeps it.
+// while there is no leader it waits for one. cmd is copied before it goes anywhere; the caller keeps it, and does not change it
+// before Propose has returned.
 //
 // It blocks until the outcome is known, ctx ends, or the node stops. An error is either certain, and then the command has taken no
 // effect and never will:
@@ -42,7 +43,7 @@ func (n *Node) Propose(ctx context.Context, cmd []byte, opts ...ProposeOption) (
 }
 
 // ProposeAsync is [Node.Propose] that does not wait: it returns at once, with a Pending that is ended already if the proposal is
-// refused. When ctx ends, the Pending ends with the error that Propose would have returned.
+// refused. When ctx ends, the Pending ends with the error that Propose would have returned. cmd is copied before it returns.
 func (n *Node) ProposeAsync(ctx context.Context, cmd []byte, opts ...ProposeOption) *Pending {
 	p, err := n.submitCommand(ctx, cmd, opts, true)
 	if err != nil {
@@ -86,8 +87,11 @@ func (n *Node) submitCommand(ctx context.Context, cmd []byte, opts []ProposeOpti
 		}
 		ifTerm = o.ifTerm
 	}
-	// Copied and checksummed here, in the caller's goroutine: the loop never touches the payload.
-	return n.submit(ctx, NewCommand(cmd), ifTerm, async)
+	e := Entry{Type: EntryCommand, Data: cmd} // framed by claim: the caller waits, and keeps it as it is meanwhile
+	if async || EntryHeaderSize+len(cmd) > maxSlabFrame {
+		e = NewCommand(cmd) // copied and checksummed here, in the caller's goroutine
+	}
+	return n.submit(ctx, e, ifTerm, async)
 }
 
 func (n *Node) submit(ctx context.Context, e Entry, ifTerm Term, async bool) (*Pending, error) {
@@ -98,6 +102,7 @@ func (n *Node) submit(ctx context.Context, e Entry, ifTerm Term, async bool) (*P
 		return nil, n.withdrawn(ctx)
 	}
 	p := newPending(n, e, ifTerm, async)
+	p.size = EntryHeaderSize + len(e.Data)
 	if n.measured {
 		p.started = time.Now()
 	}
@@ -151,8 +156,12 @@ type Pending struct {
 	started time.Time // zero unless somebody measures
 	done    chan struct{}
 
+	// A proposal is used again once it has ended, if nobody can still hold it who might take it for the one before: tabled says that the
+	// table alone has it, and free that the table has given it up too. Each is set by who hands it on, before that.
+	tabled, free bool
+
 	mu          sync.Mutex
-	entry       Entry
+	entry       Entry // without a frame until claimed, if Data is the caller's
 	stage       stage
 	id          EntryID // zero until known
 	isCommitted bool
@@ -162,38 +171,15 @@ type Pending struct {
 	err         error
 }
 
-// newPending makes a proposal. One that is not async has one waiter, who calls wait: its channel gets one message, not an end, and is
-// used again.
+// newPending makes a proposal. One that is not async has one waiter, who calls wait: its channel gets one message, not an end.
 func newPending(n *Node, e Entry, ifTerm Term, async bool) *Pending {
 	var p *Pending
 	if async {
 		p = &Pending{done: make(chan struct{})}
-	} else {
-		p = n.nextPending()
+	} else if p, _ = n.pendings.Get().(*Pending); p == nil {
+		p = &Pending{done: make(chan struct{}, 1)}
 	}
 	p.node, p.entry, p.size, p.ifTerm, p.async = n, e, e.Size(), ifTerm, async
-	return p
-}
-
-// pendingSlab is memory for proposals, each of which is used once. One that waits long keeps its neighbours' memory, so the embedder
-// gets none of these.
-type pendingSlab struct {
-	ps   [16]Pending
-	used int
-}
-
-func (n *Node) nextPending() *Pending {
-	s, _ := n.slabs.Get().(*pendingSlab)
-	if s == nil {
-		s = new(pendingSlab)
-	}
-	p := &s.ps[s.used]
-	if s.used++; s.used < len(s.ps) {
-		n.slabs.Put(s)
-	}
-	if p.done, _ = n.outcomes.Get().(chan struct{}); p.done == nil {
-		p.done = make(chan struct{}, 1)
-	}
 	return p
 }
 
@@ -244,9 +230,12 @@ func (p *Pending) wait(ctx context.Context) (any, error) {
 		p.cancel(ctx)
 		<-p.done // from us, or from who was faster
 	}
-	p.node.outcomes.Put(p.done) // empty: a proposal is settled once
 	result, err := p.result, p.err
-	p.result, p.err = nil, nil // its slab may live on
+	if p.free {
+		n, done := p.node, p.done // empty: a proposal is settled once
+		*p = Pending{done: done}
+		n.pendings.Put(p)
+	}
 	return result, err
 }
 
@@ -272,14 +261,18 @@ func (p *Pending) cancel(ctx context.Context) {
 }
 
 // claim takes a proposal out of its caller's hands, right before it is given to a leader. ok is false if the caller has
-// withdrawn it.
-func (p *Pending) claim() (e Entry, ok bool) {
+// withdrawn it. A command that is still the caller's is copied into a frame. It is all or nothing under mu: once the proposal has ended,
+// nobody looks at the caller's bytes any more.
+func (p *Pending) claim(frames *frameSlab) (e Entry, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stage != stageQueued {
 		return Entry{}, false
 	}
 	p.stage = stageClaimed
+	if p.entry.frame == nil {
+		p.entry = frameEntry(p.entry.Type, frames.take(EntryHeaderSize+len(p.entry.Data)), p.entry.Data)
+	}
 	return p.entry, true
 }
 
@@ -530,6 +523,7 @@ func (t *table) complete(entries []Entry, results []any) {
 			result = results[command]
 		}
 		if sl.p.trySettle(result, err) {
+			sl.p.free = sl.p.tabled
 			t.toWake = append(t.toWake, sl.p)
 		}
 		t.appended.pop()

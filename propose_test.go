@@ -35,7 +35,7 @@ func TestSlotsStaySortedAndAreTakenFromTheFront(t *testing.T) {
 
 func newTestPending(q *table, id EntryID) *Pending {
 	p := newPending(new(Node), newEntry(EntryCommand, nil), 0, true)
-	p.claim()
+	p.claim(new(frameSlab))
 	p.appended(id)
 	q.insert([]slot{{id: id, p: p}})
 	return p
@@ -114,7 +114,7 @@ func TestTableKeepsResultsWhileForwardsAreUnanswered(t *testing.T) {
 	termAt := func(Index) (Term, bool) { return 1, true }
 	late := func(tb *table, id EntryID) *Pending {
 		p := newPending(new(Node), newEntry(EntryCommand, nil), 0, true)
-		p.claim()
+		p.claim(new(frameSlab))
 		tb.insertForwarded(slot{id: id, p: p}, termAt)
 		return p
 	}
@@ -146,7 +146,7 @@ func TestTableDropsALateForwardOfAnEarlierTerm(t *testing.T) {
 	var tb table
 	tb.complete(entriesAt(3, 1, 3), []any{nil, nil})
 	p := newPending(new(Node), newEntry(EntryCommand, nil), 0, true)
-	p.claim()
+	p.claim(new(frameSlab))
 	tb.insertForwarded(slot{id: EntryID{2, 7}, p: p}, func(Index) (Term, bool) { return 0, false })
 	require.True(t, ended(p))
 	_, err := p.Result()
@@ -185,10 +185,10 @@ func TestReadsWaitForTheirIndex(t *testing.T) {
 func TestProposalEndsOnce(t *testing.T) {
 	p := newPending(new(Node), newEntry(EntryCommand, []byte("x")), 0, true)
 	committed := p.Committed()
-	_, ok := p.claim()
+	_, ok := p.claim(new(frameSlab))
 	require.True(t, ok)
 	require.True(t, p.unclaim())
-	_, ok = p.claim()
+	_, ok = p.claim(new(frameSlab))
 	require.True(t, ok)
 	p.appended(EntryID{1, 7})
 	p.endWith(ErrStopped)
@@ -202,8 +202,83 @@ func TestProposalEndsOnce(t *testing.T) {
 	require.Equal(t, EntryID{1, 7}, uncertain.ID)
 	require.ErrorIs(t, err, ErrStopped)
 	require.False(t, p.unclaim())
-	_, ok = p.claim()
+	_, ok = p.claim(new(frameSlab))
 	require.False(t, ok)
+}
+
+// Who waits keeps the command until it is given to a leader. From then on, and once the call has ended, it is not looked at any more.
+func TestCommandIsCopiedWhenItIsClaimed(t *testing.T) {
+	for _, claimed := range []bool{true, false} {
+		n, cmd, frames := new(Node), []byte("mine"), new(frameSlab)
+		n.lead.init()
+		p := newPending(n, Entry{Type: EntryCommand, Data: cmd}, 0, false)
+		if claimed {
+			e, ok := p.claim(frames)
+			require.True(t, ok)
+			copy(cmd, "gone")
+			require.Equal(t, "mine", string(e.Data))
+			_, _, err := DecodeEntry(e.Frame())
+			require.NoError(t, err)
+			require.True(t, p.unclaim()) // refused, to be tried again: the same bytes
+			e, ok = p.claim(frames)
+			require.True(t, ok)
+			require.Equal(t, "mine", string(e.Data))
+			continue
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		var loop sync.WaitGroup
+		loop.Go(func() {
+			if e, ok := p.claim(frames); ok && string(e.Data) != "mine" {
+				t.Error(string(e.Data))
+			}
+		})
+		_, err := p.wait(gone)
+		require.Error(t, err)
+		copy(cmd, "gone") // the race detector would see who reads it yet
+		loop.Wait()
+	}
+}
+
+// A proposal is used again only if nobody holds it: the next one must not get what was meant for it.
+func TestProposalIsUsedAgainOnceNobodyHoldsIt(t *testing.T) {
+	background := context.Background()
+	for _, tabled := range []bool{true, false} {
+		n := new(Node)
+		p := newPending(n, newEntry(EntryCommand, nil), 0, false)
+		p.claim(new(frameSlab))
+		p.tabled = tabled
+		n.table.insert([]slot{{EntryID{1, 1}, p}})
+		n.table.complete(entriesAt(1, 1, 2), []any{"result"})
+		result, err := p.wait(background)
+		require.NoError(t, err)
+		require.Equal(t, "result", result)
+		require.Empty(t, p.done)
+		if tabled {
+			require.Equal(t, stageQueued, p.stage)
+			require.Nil(t, p.result)
+			require.Zero(t, p.id)
+			require.False(t, p.tabled || p.free)
+		} else {
+			require.Equal(t, stageEnded, p.stage)
+		}
+	}
+
+	// Who gave up is still in the table.
+	n := new(Node)
+	n.lead.init()
+	gone, cancel := context.WithCancel(background)
+	cancel()
+	p := newPending(n, newEntry(EntryCommand, nil), 0, false)
+	p.claim(new(frameSlab))
+	p.tabled = true
+	n.table.insert([]slot{{EntryID{1, 1}, p}})
+	_, err := p.wait(gone)
+	require.Error(t, err)
+	require.Equal(t, stageEnded, p.stage)
+	n.table.complete(entriesAt(1, 1, 2), []any{"late"})
+	require.Equal(t, stageEnded, p.stage)
+	require.Empty(t, p.done)
 }
 
 func TestReplayWindowTakesEachNumberOnce(t *testing.T) {
@@ -237,7 +312,7 @@ func TestChannelOfAnEndedProposalIsEmpty(t *testing.T) {
 		p := newPending(n, Entry{}, 0, false)
 		require.Empty(t, p.done)
 		if i%2 == 0 { // both are ready when wait looks, or one is faster
-			p.claim()
+			p.claim(new(frameSlab))
 		}
 		var other sync.WaitGroup
 		if i%3 > 0 {

@@ -54,10 +54,11 @@ const (
 	ReasonStorage                    // the storage failed
 	ReasonRemoved                    // no longer a voter
 	ReasonAbstained                  // the owner asked this server not to lead
+	ReasonDamage                     // entries of its log cannot be read, and were not found elsewhere yet
 )
 
 var reasons = [...]string{"start", "election timeout", "leader process gone", "leadership transfer", "elected", "leader found",
-	"higher term", "election lost", "no quorum heard", "disk deadline", "storage failed", "no longer a voter", "abstained"}
+	"higher term", "election lost", "no quorum heard", "disk deadline", "storage failed", "no longer a voter", "abstained", "damaged log"}
 
 // String names the reason.
 func (r Reason) String() string {
@@ -85,6 +86,11 @@ type CoreConfig struct {
 	MaxUnappliedBytes   int           // 64 MiB; entries handed out for apply and not applied
 	MaxTailBytes        int           // 16 MiB; entries kept in memory although they are durable here
 	TrailingEntries     uint64        // 10,000; kept in the log behind a snapshot, for followers that lag a little
+
+	// CatchUpBytesPerSecond, 32 MiB, bounds how fast a follower is sent entries from the disk, and those behind them, so that it does not
+	// slow down the others. Twice what the log grows by meanwhile comes on top, so that it does catch up. A follower without which
+	// nothing can be committed is sent all at once.
+	CatchUpBytesPerSecond int
 
 	DisablePreVote     bool // for tests and exploration
 	DisableCheckQuorum bool // for tests and exploration
@@ -169,6 +175,7 @@ type Core struct {
 	termStart         Index // of this leader's no-op
 	heartbeatDeadline time.Duration
 	uncommittedBytes  int
+	appendedBytes     uint64 // by this process while it led
 	round             uint64 // newest read round begun
 	confirmedRound    uint64 // newest read round that a quorum has answered
 	roundWanted       bool   // some read waits for a round that has not begun
@@ -176,6 +183,9 @@ type Core struct {
 	transferee        NodeID
 	transferDeadline  time.Duration
 	timeoutNowSent    bool
+
+	repair  repair        // of what cannot be read here
+	answers []fetchAnswer // to servers that cannot read something
 
 	nextRequest uint64
 	nextLoad    uint64
@@ -207,8 +217,12 @@ func NewCore(cfg CoreConfig, now time.Duration, rec *Recovered) (*Core, error) {
 		currentTerm: rec.HardState.CurrentTerm, votedFor: rec.HardState.VotedFor, durable: rec.HardState,
 		out: &Ready{}, handed: &Ready{}, touched: true,
 	}
-	c.log = raftLog{base: rec.Compacted, last: rec.LastIndex, issued: rec.LastIndex, durable: rec.LastIndex,
+	c.log = raftLog{base: rec.Compacted, last: rec.LastIndex, issued: rec.LastIndex, stored: rec.LastIndex, durable: rec.LastIndex,
 		terms: append([]TermStart(nil), rec.Terms...)}
+	c.repair.fence, c.repair.at = rec.Fence, now
+	for _, d := range rec.Damaged {
+		c.log.damage(d)
+	}
 	if err := c.recover(rec); err != nil {
 		return nil, err
 	}
@@ -221,8 +235,14 @@ func NewCore(cfg CoreConfig, now time.Duration, rec *Recovered) (*Core, error) {
 func (c *Core) recover(rec *Recovered) error {
 	switch {
 	case rec.Snapshot.Index < rec.Compacted.Index:
-		return fmt.Errorf("the log begins behind %v, but the newest snapshot ends at %d: entries between them are lost; recover this server from its peers",
-			rec.Compacted, rec.Snapshot.Index)
+		// The snapshot at which the log begins cannot be read any more. Another server's takes its place; until then this one goes no
+		// further than the older one, but remembers what its log holds.
+		c.snapshot = rec.Snapshot
+		if rec.Snapshot.Index > 0 {
+			c.configurations = []configurationAt{{rec.Snapshot.ConfigurationIndex, rec.Snapshot.Configuration.Clone()}}
+		}
+		c.log.lost = Damage{First: rec.Snapshot.Index + 1, Last: rec.Compacted.Index, MayConfigure: true}
+		c.log.capDurable()
 	case rec.Snapshot.Index > 0:
 		c.snapshot = rec.Snapshot
 		c.configurations = []configurationAt{{rec.Snapshot.ConfigurationIndex, rec.Snapshot.Configuration.Clone()}}
@@ -247,6 +267,7 @@ func (c *Core) recover(rec *Recovered) error {
 	}
 	c.commitIndex, c.lastApplied, c.handedOut = c.snapshot.Index, c.snapshot.Index, c.snapshot.Index
 	c.committedConfig = c.snapshot.ConfigurationIndex
+	c.coverGaps()
 	return nil
 }
 
@@ -260,6 +281,7 @@ func (cfg CoreConfig) withDefaults() CoreConfig {
 	setDefault(&cfg.MaxUncommittedBytes, 64<<20)
 	setDefault(&cfg.MaxUnappliedBytes, 64<<20)
 	setDefault(&cfg.MaxTailBytes, 16<<20)
+	setDefault(&cfg.CatchUpBytesPerSecond, 32<<20)
 	setDefault(&cfg.TrailingEntries, 10_000)
 	return cfg
 }
@@ -316,6 +338,10 @@ func (c *Core) Step(now time.Duration, m Message) {
 		c.handleInstallSnapshot(m.Header, b)
 	case InstallSnapshotReply:
 		c.handleInstallSnapshotReply(m.Header, b)
+	case FetchEntries:
+		c.handleFetchEntries(m.Header, b)
+	case FetchEntriesReply:
+		c.handleFetchEntriesReply(m.Header, b)
 	case TimeoutNow:
 		c.handleTimeoutNow(m.Header)
 	case TimeoutNowReply: // nothing depends on it: the election itself tells
@@ -372,12 +398,17 @@ func (c *Core) notePeer(p *peer, replica ReplicaID, incarnation uint64) {
 		return
 	}
 	known := p.incarnation != 0 || p.replica != 0
+	sameDisk := p.replica == replica
 	p.replica, p.incarnation = replica, incarnation
 	if p.first == 0 {
 		p.first = replica
 	}
 	if c.role == Leader && known {
+		remembered := max(p.matchIndex, p.remembered)
 		c.resetProgress(p)
+		if sameDisk {
+			p.remembered = remembered
+		}
 	}
 }
 
@@ -389,6 +420,7 @@ func (c *Core) refuse(from NodeID, why RefusalReason) {
 // Tick says that Deadline has passed. Feed messages that are waiting before it: they may show that nothing has timed out.
 func (c *Core) Tick(now time.Duration) {
 	c.advanceClock(now)
+	c.tickRepair()
 	if c.role == Leader {
 		c.tickLeader()
 		return
@@ -410,6 +442,9 @@ func (c *Core) Tick(now time.Duration) {
 func (c *Core) Deadline() time.Duration {
 	if c.role == Leader {
 		return c.leaderDeadline()
+	}
+	if c.lacks() {
+		return min(c.electionDeadline, c.repair.at)
 	}
 	return c.electionDeadline
 }
@@ -435,6 +470,7 @@ func (c *Core) becomeFollower(term Term, why Reason) {
 	c.role = Follower
 	switch was {
 	case Leader:
+		c.stopRecovery()
 		c.leaveOffice(superseded)
 		c.resetElectionTimer()
 	case Candidate, PreCandidate:
@@ -518,7 +554,7 @@ func (c *Core) request() uint64 {
 }
 
 // dirty reports whether there is something to write.
-func (c *Core) dirty() bool { return c.hardStateDirty || c.log.dirty() }
+func (c *Core) dirty() bool { return c.hardStateDirty || c.log.dirty() || c.repair.liftFence }
 
 // Persisted reports that all writes up to seq are durable.
 func (c *Core) Persisted(now time.Duration, seq uint64) {
@@ -535,6 +571,8 @@ func (c *Core) Persisted(now time.Duration, seq uint64) {
 		c.log.flights[0].begunAt = c.now // the disk makes one write at a time
 	}
 	c.releaseDeferred()
+	c.tryLiftFence()
+	c.resolve()
 	switch c.role {
 	case Candidate:
 		c.tallyVotes() // our own vote counts from now on
@@ -567,8 +605,7 @@ func (c *Core) commitTo(i Index) {
 	}
 	if c.role == Leader {
 		if lo := max(c.commitIndex+1, c.log.tailFirst()); lo <= i { // what a predecessor left on disk only was never counted
-			_, size, _ := c.log.slice(lo, i+1, maxInt)
-			c.uncommittedBytes -= size
+			c.uncommittedBytes -= c.log.size(lo, i+1)
 		}
 	}
 	c.commitIndex = i
@@ -596,8 +633,8 @@ func (c *Core) Applied(now time.Duration, index Index) {
 // snapshot, never gets ahead of its own log.
 func (c *Core) handOutApplies() {
 	for {
-		hi := min(c.commitIndex, c.log.durable) + 1
 		lo := c.handedOut + 1
+		hi := c.log.readable(lo, min(c.commitIndex, c.log.stored)+1)
 		room := c.cfg.MaxUnappliedBytes - c.unappliedBy
 		if lo >= hi || len(c.unapplied) > 0 && room <= 0 {
 			return
@@ -645,7 +682,7 @@ const maxWritesInFlight = 1024
 // trimLog bounds the entries in memory. A leader keeps what is not committed: it is bounded by MaxUncommittedBytes, and counted by
 // looking at the entries.
 func (c *Core) trimLog() {
-	upTo := c.log.durable
+	upTo := c.log.stored
 	if c.role == Leader {
 		upTo = min(upTo, c.commitIndex)
 	}
@@ -663,6 +700,9 @@ func (c *Core) issueWrite() {
 		copied := hs
 		w.HardState = &copied
 		c.hardStateDirty = false
+	}
+	if c.repair.liftFence {
+		w.Fence, c.repair.liftFence = &EntryID{}, false
 	}
 	w.Seq = c.log.issue(c.now, hs, &w.Batch)
 }

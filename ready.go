@@ -83,10 +83,12 @@ const (
 	ImpossibleReply                               // acknowledges what was never sent
 	UndecodableConfiguration                      // a configuration entry that does not decode or is invalid
 	UnexpectedMessage                             // of a kind that this server did not ask for
+	UnwantedEntry                                 // an entry in the place of another that was asked for
 )
 
 var refusalReasons = [...]string{"wrong recipient", "dead incarnation", "removed server", "term too far", "second leader",
-	"conflict with committed entries", "impossible reply", "undecodable configuration", "unexpected message"}
+	"conflict with committed entries", "impossible reply", "undecodable configuration", "unexpected message",
+	"unwanted entry"}
 
 // String names the reason.
 func (r RefusalReason) String() string {
@@ -127,6 +129,55 @@ type ElectionStarted struct {
 	Reason  Reason
 }
 
+// DamageFound says that entries which were written cannot be read any more. They are fetched from the other servers.
+type DamageFound struct {
+	Damage Damage
+}
+
+// EntriesRepaired says that entries have come from another server that could not be read here. Those between First and Last that were
+// not missing are not counted.
+type EntriesRepaired struct {
+	First, Last EntryID
+	Count       int
+	From        NodeID
+}
+
+// EntriesDiscarded says that a leader has cut off the end of its log: First could not be read, and was proven not to be committed.
+type EntriesDiscarded struct {
+	First, Last EntryID
+}
+
+// RecoveryStuck says that this server was elected and gave up its office: Entry, which may be committed, was nowhere to be had.
+type RecoveryStuck struct {
+	Entry EntryID
+	Asked []Asked
+}
+
+// Asked is what another server has said about an entry that is missing here.
+type Asked struct {
+	Server NodeID `json:"server"`
+	Answer string `json:"answer"` // "no answer", or a Holding in words
+}
+
+// FenceLifted says that the log has caught up with all that this server may have acknowledged and lost.
+type FenceLifted struct {
+	Fence EntryID
+}
+
+// LostLog is an alarm on a leader: a follower that was started again has less than it had acknowledged. Nothing that depends on it is
+// believed any more; but its disk has lost what it had reported as written.
+type LostLog struct {
+	Peer       NodeID `json:"peer"`
+	Remembered Index  `json:"remembered"` // acknowledged by the process before
+	Has        Index  `json:"has"`        // at most
+}
+
+func (DamageFound) isEvent()         {}
+func (EntriesRepaired) isEvent()     {}
+func (EntriesDiscarded) isEvent()    {}
+func (RecoveryStuck) isEvent()       {}
+func (FenceLifted) isEvent()         {}
+func (LostLog) isEvent()             {}
 func (LeaderChange) isEvent()        {}
 func (ConfigurationChange) isEvent() {}
 func (TransferEnded) isEvent()       {}
@@ -140,6 +191,7 @@ func (r *Ready) reset() {
 	clear(r.Reads)
 	clear(r.Snapshots)
 	clear(r.Events)
-	*r = Ready{Send: r.Send[:0], Loads: r.Loads[:0], Apply: r.Apply[:0], Reads: r.Reads[:0],
-		Snapshots: r.Snapshots[:0], Events: r.Events[:0], Refused: r.Refused[:0]}
+	r.Send, r.Loads, r.Apply, r.Reads = r.Send[:0], r.Loads[:0], r.Apply[:0], r.Reads[:0]
+	r.Snapshots, r.Events, r.Refused = r.Snapshots[:0], r.Events[:0], r.Refused[:0]
+	r.Write, r.Compact, r.Peers = Write{}, 0, nil
 }

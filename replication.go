@@ -27,12 +27,18 @@ type progress struct {
 	probeSent     bool          // probe only: one is under way
 	resendAt      time.Duration // when what is under way counts as lost
 	pausedUntil   time.Duration // the follower was busy
+	pace          pacing
 
-	resetRequest uint64 // replies to requests up to this one answer what is no longer believed
-	sentCommit   Index  // the newest commit index that the follower was told
-	load         uint64 // the Load under way for this follower; 0: none
-	transfer     uint64 // the SnapshotTransfer under way; 0: none
-	snapshot     Index  // its last included index
+	resetRequest uint64   // replies to requests up to this one answer what is no longer believed
+	sentCommit   Index    // the newest commit index that the follower was told
+	load         uint64   // the Load under way for this follower; 0: none
+	transfer     uint64   // the SnapshotTransfer under way; 0: none
+	snapshot     Index    // its last included index
+	remembered   Index    // what the process before this one had acknowledged; 0: this one has shown that it has it, or the loss is known
+	lost         *LostLog // what has been found missing; nil: nothing
+
+	catchUp    Index         // where our log ended when a snapshot had reached the follower: up to here it goes on with entries
+	advancedAt time.Duration // when matchIndex, or the snapshot, advanced last
 }
 
 // inflight is one AppendEntries under way.
@@ -56,10 +62,30 @@ func (c *Core) becomeLeader() {
 	c.confirmedRound = c.round
 	c.heartbeatDeadline = c.now + c.cfg.HeartbeatInterval
 	c.announce(ReasonElected)
+	c.countUncommitted()
+	if len(c.log.gaps) > 0 {
+		c.beginRecovery()
+		return
+	}
+	c.openTerm()
+}
 
+// openTerm appends the first entry of the term.
+func (c *Core) openTerm() {
+	for i := range c.peers {
+		p := &c.peers[i]
+		p.nextIndex, p.resetRequest = c.log.last+1, c.nextRequest
+	}
 	c.termStart = c.log.last + 1
 	c.appendOwn(newEntry(EntryNoOp, nil))
-	_, c.uncommittedBytes, _ = c.log.slice(max(c.commitIndex+1, c.log.tailFirst()), c.log.last+1, maxInt)
+}
+
+// countUncommitted counts the bytes in memory that a new leader finds uncommitted.
+func (c *Core) countUncommitted() {
+	c.uncommittedBytes = 0
+	if lo := max(c.commitIndex+1, c.log.tailFirst()); lo <= c.log.last {
+		c.uncommittedBytes = c.log.size(lo, c.log.last+1)
+	}
 }
 
 // appendOwn stamps entries with the next places in the log and appends them. A leader only ever appends (§5.3: Leader Append-Only).
@@ -67,18 +93,22 @@ func (c *Core) appendOwn(es ...Entry) {
 	for i := range es {
 		es[i].stamp(EntryID{Term: c.currentTerm, Index: c.log.last + 1 + Index(i)})
 		c.uncommittedBytes += es[i].Size()
+		c.appendedBytes += uint64(es[i].Size())
 	}
 	c.log.append(es)
 }
 
-// Propose appends entries made by [NewCommand] or [NewBarrier] to the leader's log and takes them over. It accepts the first n; the
-// first of them is called first, the others follow it by index. err says why the rest was refused: a *NotLeaderError,
-// ErrTransferring, ErrStorageFull or ErrOverloaded. What was refused has no effect.
+// Propose appends entries made by [NewCommand], [NewCommands] or [NewBarrier] to the leader's log and takes them over, with the
+// slice that they lie in if there are many. It accepts the first n; the first of them is called first, the others follow it by index.
+// err says why the rest was refused: a *NotLeaderError, ErrTransferring, ErrStorageFull or ErrOverloaded. What was refused has no
+// effect.
 func (c *Core) Propose(now time.Duration, entries []Entry) (first EntryID, n int, err error) {
 	c.advanceClock(now)
 	switch {
 	case c.role != Leader:
 		return EntryID{}, 0, c.notLeader()
+	case c.repair.recovering:
+		return EntryID{}, 0, &NotLeaderError{Term: c.currentTerm} // elected, and perhaps not for long
 	case c.holdsProposals():
 		return EntryID{}, 0, ErrTransferring
 	case c.storage == StorageFull:
@@ -109,11 +139,19 @@ func (c *Core) tickLeader() {
 		// Heartbeats would go on for ever over a disk that does nothing, and hide it.
 		c.handOver(ReasonSlowDisk)
 		return
+	case c.repair.recovering && c.now >= c.repair.until:
+		c.giveUpRecovery()
+		return
 	case c.transferee != "" && c.now >= c.transferDeadline:
 		c.endTransfer(ErrTransferFailed)
 	}
 	if c.now < c.heartbeatDeadline {
 		return
+	}
+	if len(c.log.gaps) > 0 && !c.repair.recovering {
+		if c.leadWithDamage(); c.role != Leader {
+			return
+		}
 	}
 	c.heartbeatDeadline = c.now + c.cfg.HeartbeatInterval
 	c.timeoutNowSent = false // it may have been lost
@@ -151,6 +189,17 @@ func (c *Core) leaderDeadline() time.Duration {
 	if c.transferee != "" {
 		d = min(d, c.transferDeadline)
 	}
+	if c.lacks() {
+		d = min(d, c.repair.at)
+	}
+	if c.repair.recovering {
+		d = min(d, c.repair.until)
+	}
+	for i := range c.peers {
+		if until := c.paceUntil(&c.peers[i]); until > c.now {
+			d = min(d, until)
+		}
+	}
 	return max(d, c.now+1)
 }
 
@@ -166,6 +215,9 @@ func (c *Core) quorumHeard() time.Duration {
 
 // replicate sends every follower what it lacks.
 func (c *Core) replicate() {
+	if c.repair.recovering {
+		return
+	}
 	c.advanceTransfer()
 	for i := range c.peers {
 		if p := &c.peers[i]; p.server.ID != c.id {
@@ -177,7 +229,7 @@ func (c *Core) replicate() {
 
 // sendAppends sends as many AppendEntries as the follower's state and the bounds on what is in flight allow (§5.3).
 func (c *Core) sendAppends(p *peer) {
-	for c.now >= p.pausedUntil && p.load == 0 {
+	for c.now >= max(p.pausedUntil, c.paceUntil(p)) && p.load == 0 {
 		switch p.state {
 		case stateProbe:
 			if p.probeSent {
@@ -196,11 +248,17 @@ func (c *Core) sendAppends(p *peer) {
 			return
 		}
 		room := min(c.cfg.MaxBatchBytes, c.cfg.MaxInflightBytes-p.inflightBytes)
-		es, size, ok := c.log.slice(p.nextIndex, c.log.last+1, room)
+		es, size, ok := c.log.slice(p.nextIndex, c.log.last+1, c.batch(p, room))
 		if !ok {
+			hi := c.log.readable(p.nextIndex, c.log.tailFirst())
+			if hi == p.nextIndex {
+				c.cannotLoad(p)
+				return
+			}
 			c.nextLoad++
 			p.load = c.nextLoad
-			c.out.Loads = append(c.out.Loads, Load{ID: p.load, Peer: p.server.ID, Lo: p.nextIndex, Hi: c.log.tailFirst(), MaxBytes: room})
+			c.beginPace(p)
+			c.out.Loads = append(c.out.Loads, Load{ID: p.load, Peer: p.server.ID, Lo: p.nextIndex, Hi: hi, MaxBytes: c.batch(p, room)})
 			return
 		}
 		if len(p.inflight) > 0 && size > room {
@@ -228,6 +286,7 @@ func (c *Core) sendEntries(p *peer, prevLogTerm Term, es []Entry, size int) {
 	p.inflight = append(p.inflight, inflight{last: lastNew, bytes: size})
 	p.inflightBytes += size
 	p.nextIndex = lastNew + 1
+	c.paceSent(p, size)
 }
 
 // resendAfter is how long a pipeline may show no progress before what is in flight counts as lost. A lost message usually shows
@@ -299,7 +358,12 @@ func (c *Core) handleAppendEntries(h Header, req AppendEntries) {
 	lastNew := req.PrevLogIndex + Index(len(req.Entries))
 	c.commitTo(min(req.LeaderCommit, lastNew))
 
-	reply.Success, reply.MatchIndex = true, lastNew
+	if c.lacks() {
+		c.noteMatched(lastNew)
+		c.tryLiftFence()
+	}
+	lastNew = max(lastNew, c.knownMatch()) // what could not be acknowledged before
+	reply.Success, reply.MatchIndex = true, c.claim(lastNew)
 	if len(req.Entries) == 0 && c.durable.CurrentTerm == c.currentTerm {
 		// A heartbeat is answered at once, however slow the disk: so it claims no more than what is durable already.
 		reply.MatchIndex = min(lastNew, c.log.durable)
@@ -352,6 +416,13 @@ func (c *Core) roomFor(es []Entry) bool {
 func (c *Core) merge(from NodeID, es []Entry) bool {
 	k, conflict := c.log.firstConflict(es)
 	fresh := es[k:]
+	if len(c.log.gaps) > 0 {
+		if _, err := configurationsIn(es[:k]); err != nil {
+			c.refuse(from, UndecodableConfiguration)
+			return false
+		}
+		c.fillGaps(from, es[:k])
+	}
 	if len(fresh) == 0 {
 		return true
 	}
@@ -411,10 +482,13 @@ func (c *Core) handleAppendEntriesReply(h Header, rep AppendEntriesReply) {
 // acknowledged takes note that a follower's log equals ours up to matchIndex, durably.
 func (c *Core) acknowledged(p *peer, request uint64, rep AppendEntriesReply) {
 	fresh := request > p.resetRequest
+	if p.remembered > 0 {
+		c.compareWithRemembered(p, rep)
+	}
 	if rep.MatchIndex > p.matchIndex {
 		p.matchIndex = rep.MatchIndex
 		p.nextIndex = max(p.nextIndex, p.matchIndex+1)
-		p.resendAt = c.now + c.resendAfter()
+		p.resendAt, p.advancedAt = c.now+c.resendAfter(), c.now
 	}
 	n := 0
 	for n < len(p.inflight) && p.inflight[n].last <= p.matchIndex {
@@ -440,6 +514,9 @@ func (c *Core) acknowledged(p *peer, request uint64, rep AppendEntriesReply) {
 // rejected moves nextIndex back to the last place where the logs can agree. A rejection counts only if it answers a request newer
 // than the last reset, about a place that is still in question: a late one would undo what has been learned since.
 func (c *Core) rejected(p *peer, request uint64, rep AppendEntriesReply) {
+	if p.remembered > 0 {
+		c.compareWithRemembered(p, rep)
+	}
 	if p.state == stateSnapshot || request <= p.resetRequest || rep.PrevLogIndex <= p.matchIndex || rep.PrevLogIndex >= p.nextIndex {
 		return
 	}
@@ -470,6 +547,9 @@ func (c *Core) resetProgress(p *peer) {
 // advanceCommit applies the commit rule: "if there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
 // log[N].term == currentTerm: set commitIndex = N" (Figure 2). The leader itself is counted by what is durable here.
 func (c *Core) advanceCommit() {
+	if c.commitIndex == c.log.last {
+		return // most answers to heartbeats come when nothing waits
+	}
 	n := Index(c.quorumValue(func(p *peer) uint64 {
 		if p.server.ID == c.id {
 			return uint64(c.log.durable)
@@ -490,6 +570,9 @@ func (c *Core) advanceCommit() {
 // Loaded delivers what a Load asked for: entries from Lo on, at least one.
 func (c *Core) Loaded(now time.Duration, id uint64, entries []Entry) {
 	c.advanceClock(now)
+	if c.fetchLoaded(id, entries) {
+		return
+	}
 	p := c.loading(id)
 	if p == nil || len(entries) == 0 || entries[0].Index != p.nextIndex {
 		return // the office, or what was believed of the follower, has changed meanwhile
@@ -506,14 +589,21 @@ func (c *Core) Loaded(now time.Duration, id uint64, entries []Entry) {
 // not, they are damaged here: the follower waits for a later snapshot or another leader, and we do not ask the disk without a pause.
 func (c *Core) LoadFailed(now time.Duration, id uint64, why LoadFailure) {
 	c.advanceClock(now)
-	p := c.loading(id)
-	switch {
-	case p == nil:
-	case c.snapshot.Index < p.nextIndex:
-		p.pausedUntil = c.now + c.cfg.ElectionTimeout
-	default:
-		c.startSnapshot(p)
+	if c.fetchLoaded(id, nil) {
+		return
 	}
+	if p := c.loading(id); p != nil {
+		c.cannotLoad(p)
+	}
+}
+
+// cannotLoad does without entries that cannot be read.
+func (c *Core) cannotLoad(p *peer) {
+	if c.snapshot.Index < p.nextIndex {
+		p.pausedUntil = c.now + c.cfg.ElectionTimeout
+		return
+	}
+	c.startSnapshot(p)
 }
 
 // loading finds the follower for whom a Load was asked, and ends it.

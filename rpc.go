@@ -35,6 +35,7 @@ var answers = map[reflect.Type]reflect.Type{
 	reflect.TypeFor[RequestVote]():     reflect.TypeFor[RequestVoteReply](),
 	reflect.TypeFor[AppendEntries]():   reflect.TypeFor[AppendEntriesReply](),
 	reflect.TypeFor[InstallSnapshot](): reflect.TypeFor[InstallSnapshotReply](),
+	reflect.TypeFor[FetchEntries]():    reflect.TypeFor[FetchEntriesReply](),
 	reflect.TypeFor[TimeoutNow]():      reflect.TypeFor[TimeoutNowReply](),
 	reflect.TypeFor[ForwardPropose]():  reflect.TypeFor[ForwardProposeReply](),
 	reflect.TypeFor[ForwardRead]():     reflect.TypeFor[ForwardReadReply](),
@@ -166,14 +167,19 @@ func (n *Node) AppendEntries(ctx context.Context, h Header, req AppendEntries) (
 	return handleTyped[AppendEntriesReply](ctx, n, h, req)
 }
 
+// FetchEntries is the RPC entry point for [FetchEntries] requests. See [Node.Handle].
+func (n *Node) FetchEntries(ctx context.Context, h Header, req FetchEntries) (Header, FetchEntriesReply, error) {
+	return handleTyped[FetchEntriesReply](ctx, n, h, req)
+}
+
 // TimeoutNow is the RPC entry point for [TimeoutNow] requests. See [Node.Handle].
 func (n *Node) TimeoutNow(ctx context.Context, h Header, req TimeoutNow) (Header, TimeoutNowReply, error) {
 	return handleTyped[TimeoutNowReply](ctx, n, h, req)
 }
 
 // InstallSnapshot is the RPC entry point for [InstallSnapshot] requests. r is the snapshot's content; it is read to its end, stored
-// durably, and only then given to the protocol. One snapshot is received at a time, others are refused with [ErrBusy]. See
-// [Node.Handle].
+// durably, and only then given to the protocol. If it is a [ResumableContent], a transfer that broke off goes on where it was. One snapshot
+// is received at a time, others are refused with [ErrBusy]. See [Node.Handle].
 func (n *Node) InstallSnapshot(ctx context.Context, h Header, req InstallSnapshot, r io.Reader) (Header, InstallSnapshotReply, error) {
 	m := Message{Header: h, Body: req}
 	a, err := n.handle(ctx, m, func() error { return n.snapshots.receive(ctx, m, r) })

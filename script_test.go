@@ -317,6 +317,18 @@ func (r *scriptRun) input(verb string, args []string) error {
 		for _, data := range rest {
 			s.do(func(c *Core, now time.Duration) { _, _, err = c.Propose(now, []Entry{NewCommand([]byte(data))}) })
 		}
+	case "damage":
+		s.damage(Index(number()))
+	case "forget":
+		s.forget(Index(number()))
+	case "mislay":
+		s.disk.snapshot = SnapshotMeta{}
+	case "find":
+		i := Index(number())
+		s.damage(i)
+		s.do(func(c *Core, now time.Duration) { c.Damaged(now, Damage{First: i, Last: i}) })
+	case "repair":
+		s.do(func(c *Core, now time.Duration) { c.ForceRepair(now) })
 	case "persist":
 		n := int(number())
 		if n > len(s.writes) || n == 0 {

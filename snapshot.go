@@ -41,8 +41,14 @@ func (c *Core) SnapshotSent(now time.Duration, transfer uint64) {
 	c.advanceClock(now)
 	if p := c.sending(transfer); p != nil {
 		p.nextIndex = p.snapshot + 1
-		c.endSnapshot(p)
+		c.snapshotArrived(p)
 	}
+}
+
+// snapshotArrived ends a transfer that has reached its end: the follower goes on with entries.
+func (c *Core) snapshotArrived(p *peer) {
+	c.endSnapshot(p)
+	p.catchUp, p.advancedAt = c.log.last, c.now
 }
 
 // SnapshotFailed says that a [SnapshotTransfer] was broken off. It is tried again after a pause, with the newest snapshot by then.
@@ -57,12 +63,17 @@ func (c *Core) SnapshotFailed(now time.Duration, transfer uint64) {
 // WantsSnapshot reports whether a snapshot offered by a leader would be taken, so that its content need not be received in vain.
 func (c *Core) WantsSnapshot(m Message) bool {
 	req, ok := m.Body.(InstallSnapshot)
-	return ok && m.To == c.id && m.Term >= c.currentTerm && req.Meta.Index > c.commitIndex && c.storage != StorageFailed
+	return ok && m.To == c.id && m.Term >= c.currentTerm && c.storage != StorageFailed &&
+		(req.Meta.Index > c.commitIndex && req.Meta.Index >= c.log.lost.Last && !req.Repair || c.coversGaps(&req.Meta))
 }
 
 // handleInstallSnapshot is the receiver's half of the InstallSnapshot RPC (§7, Figure 13). The content is complete and durable in
 // the snapshot store already.
 func (c *Core) handleInstallSnapshot(h Header, req InstallSnapshot) {
+	if req.Repair {
+		c.handleRepairSnapshot(h, req.Meta)
+		return
+	}
 	if h.Term < c.currentTerm {
 		c.send(h.From, c.currentTerm, h.Request, InstallSnapshotReply{}) // rule 1
 		return
@@ -74,6 +85,12 @@ func (c *Core) handleInstallSnapshot(h Header, req InstallSnapshot) {
 	c.followLeader(h.From)
 
 	switch meta := req.Meta; {
+	case c.coversGaps(&meta) && c.log.contains(meta.ID()):
+		c.repairBySnapshot(meta)
+	case meta.Index < c.log.lost.Last:
+		// It does not reach the beginning of our log, and discarding that for it would break what we have acknowledged.
+		c.send(h.From, c.currentTerm, h.Request, InstallSnapshotReply{MatchIndex: c.claim(c.commitIndex)})
+		return
 	case meta.Index <= c.commitIndex:
 		// Older than what is here, and perhaps wanted when its transfer began: then it is the newest of our store now. What is
 		// committed equals the leader's log; only what is durable may be claimed.
@@ -90,6 +107,9 @@ func (c *Core) handleInstallSnapshot(h Header, req InstallSnapshot) {
 		c.commitTo(meta.Index)
 	default:
 		c.installSnapshot(meta) // rules 7 and 8
+	}
+	if c.lacks() {
+		c.noteMatched(req.Meta.Index)
 	}
 	c.send(h.From, c.currentTerm, h.Request, InstallSnapshotReply{MatchIndex: req.Meta.Index})
 }
@@ -124,7 +144,7 @@ func (c *Core) handleInstallSnapshotReply(h Header, rep InstallSnapshotReply) {
 		p.nextIndex = max(p.nextIndex, p.matchIndex+1)
 	}
 	if p.state == stateSnapshot && p.matchIndex >= p.snapshot {
-		c.endSnapshot(p)
+		c.snapshotArrived(p)
 	}
 	c.advanceCommit()
 }
@@ -138,6 +158,11 @@ func (c *Core) SnapshotTaken(now time.Duration, meta SnapshotMeta) {
 		return // a newer one was installed meanwhile
 	}
 	c.snapshot = meta
+	c.coverGaps()
+	if c.role == Leader { // what is behind the gap may be durable now, and nobody else may remind us of it
+		c.resolve()
+		c.advanceCommit()
+	}
 	if uint64(meta.Index) <= c.cfg.TrailingEntries {
 		return
 	}
@@ -164,16 +189,21 @@ func (c *Core) compact() bool {
 }
 
 // neededBySnapshots lowers to, up to which the log could be compacted, so that a follower to which a snapshot is on its way can go on
-// with entries when it has it. Otherwise one to which sending takes longer than TrailingEntries last would need the next snapshot by
-// then, and so on without end. The log grows for as long as the transport takes to send a snapshot, or to give up; but one slow follower
-// must not stop the cluster, so on a full disk nothing is kept for it.
+// with entries when it has it, up to where the log ended when it arrived. Otherwise one to which sending and catching up takes longer
+// than TrailingEntries last would need the next snapshot by then, and so on without end. The log grows for as long as the transport
+// takes to send a snapshot, or to give up, and then for as long as the follower comes closer to that end; but one slow follower must not
+// stop the cluster, so on a full disk nothing is kept for it.
 func (c *Core) neededBySnapshots(to Index) Index {
 	if c.role != Leader || c.storage == StorageFull {
 		return to
 	}
 	for i := range c.peers {
-		if p := &c.peers[i]; p.state == stateSnapshot && p.snapshot >= c.log.base.Index {
+		p := &c.peers[i]
+		switch {
+		case p.state == stateSnapshot && p.snapshot >= c.log.base.Index:
 			to = min(to, p.snapshot)
+		case p.matchIndex < p.catchUp && p.matchIndex >= c.log.base.Index && c.now-p.advancedAt < 2*c.cfg.ElectionTimeout:
+			to = min(to, p.matchIndex)
 		}
 	}
 	return to

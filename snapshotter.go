@@ -23,6 +23,7 @@ type snapshotter struct {
 	retryAt time.Time // after a failure no snapshot is taken by itself before that
 
 	receiving bool // one at a time
+	parts     partSlot
 	sendSlots chan struct{}
 
 	// The loop's own: transfers end with the office that began them.
@@ -50,7 +51,7 @@ const (
 var errNothingApplied = errors.New("snapshot: nothing has been applied yet")
 
 func newSnapshotter(n *Node) *snapshotter {
-	return &snapshotter{n: n, sendSlots: make(chan struct{}, maxSnapshotsSent)}
+	return &snapshotter{n: n, sendSlots: make(chan struct{}, maxSnapshotsSent), parts: partSlot{log: n.log}}
 }
 
 // Snapshot takes a snapshot of the state machine as it is now, makes it durable, and gives up the log before it (but for
@@ -180,6 +181,7 @@ func (s *snapshotter) write(ctx context.Context, view SnapshotWriter, at EntryID
 		return SnapshotMeta{}, fmt.Errorf("commit: %w", err)
 	}
 	s.n.inbox.report(func(now time.Duration) { s.n.core.SnapshotTaken(now, meta) })
+	s.parts.covered(meta.Index)
 	s.n.log.Info("snapshot taken", "snapshot", meta.ID().String(), "bytes", meta.Size, "took", time.Since(start))
 	return meta, nil
 }
@@ -206,6 +208,9 @@ func (s *snapshotter) finish(run *snapshotRun, meta SnapshotMeta, err error) {
 // send carries out a transfer that the core asks for. The loop calls it.
 func (s *snapshotter) send(t SnapshotTransfer) {
 	ctx := s.sendCtx
+	if t.Message.Body.(InstallSnapshot).Repair {
+		ctx = s.lifetime // whoever leads
+	}
 	s.n.spawn("snapshot transfer", func() error {
 		err := s.transfer(ctx, t.Message)
 		s.n.inbox.report(func(now time.Duration) {
@@ -217,9 +222,27 @@ func (s *snapshotter) send(t SnapshotTransfer) {
 		})
 		if err != nil && ctx.Err() == nil {
 			s.n.log.Warn("send a snapshot", "to", t.Message.To, "error", err)
+			s.replaceDamaged(t.Message.Body.(InstallSnapshot).Meta.Index, err)
 		}
 		return nil
 	})
+}
+
+// replaceDamaged takes another snapshot where one that was to be sent turned out to be damaged: the log in front of it is gone, and a
+// follower would wait until the next one is due.
+func (s *snapshotter) replaceDamaged(index Index, err error) {
+	if !errors.As(err, new(*CorruptionError)) {
+		return
+	}
+	s.mu.Lock()
+	if s.last.Index == index {
+		s.last = SnapshotMeta{} // nothing may have been applied since
+	}
+	soon := time.Now().Before(s.retryAt)
+	s.mu.Unlock()
+	if !soon { // otherwise the next attempt to send it finds out again
+		s.begin(true)
+	}
 }
 
 func (s *snapshotter) transfer(ctx context.Context, m Message) (err error) {
@@ -234,7 +257,7 @@ func (s *snapshotter) transfer(ctx context.Context, m Message) (err error) {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	m.Body = InstallSnapshot{Meta: meta} // with its size
+	m.Body = InstallSnapshot{Meta: meta, Repair: m.Body.(InstallSnapshot).Repair} // with its size
 	start := time.Now()
 	if err := s.n.cfg.Transport.SendSnapshot(ctx, m, r); err != nil {
 		return err
@@ -247,6 +270,7 @@ func (s *snapshotter) transfer(ctx context.Context, m Message) (err error) {
 func (s *snapshotter) begun(ctx context.Context) {
 	s.lifetime = ctx
 	s.renewOffice()
+	s.leaveOffice() // it leads nobody yet
 }
 
 func (s *snapshotter) renewOffice() {
@@ -291,7 +315,7 @@ func (s *snapshotter) receive(ctx context.Context, m Message, r io.Reader) error
 		if err != nil {
 			return fmt.Errorf("receive snapshot %v from %q: %w", req.Meta.ID(), m.From, err)
 		}
-		m.Body = InstallSnapshot{Meta: meta}
+		m.Body = InstallSnapshot{Meta: meta, Repair: req.Repair}
 		s.n.log.Info("snapshot received", "from", m.From, "snapshot", meta.ID().String(), "bytes", meta.Size)
 	}
 	// An unwanted one goes to the core too, without its content: the sender may be behind the times, and the answer tells it so. The
@@ -310,17 +334,6 @@ func (s *snapshotter) receive(ctx context.Context, m Message, r io.Reader) error
 		return errors.New("receive snapshot: offer it again")
 	}
 	return nil
-}
-
-func (s *snapshotter) store(ctx context.Context, meta SnapshotMeta, r io.Reader) (SnapshotMeta, error) {
-	sink, err := s.n.cfg.Storage.Snapshots().Create(meta)
-	if err != nil {
-		return SnapshotMeta{}, err
-	}
-	if _, err := io.CopyBuffer(sink, &readerUntil{r: r, ctx: ctx, n: s.n}, make([]byte, snapshotCopyBufSize)); err != nil {
-		return SnapshotMeta{}, errors.Join(err, sink.Abort())
-	}
-	return sink.Commit()
 }
 
 // readerUntil ends with the context or the node.

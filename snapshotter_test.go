@@ -119,6 +119,30 @@ func TestSnapshotTransferThatBreaksIsRepeated(t *testing.T) {
 	})
 }
 
+// A snapshot that is found damaged when it is to be sent is no good, and nothing else may be due for long: the leader takes another one.
+func TestSnapshotThatIsDamagedIsTakenAnew(t *testing.T) {
+	inGatedCluster(t, often, func(t *testing.T, c *cluster, gate map[raft.NodeID]*gates) {
+		f, leader := c.follower(), c.leader()
+		c.net.Isolate(f.id)
+		want := c.proposeMany(0, 60)
+		synctest.Wait()
+		damaged := leader.node.Status().SnapshotIndex
+		for range 3 { // not enough for the next one
+			c.propose(leader, "x")
+			want = append(want, "x")
+		}
+		synctest.Wait()
+		require.Equal(t, damaged, leader.node.Status().SnapshotIndex)
+		gate[leader.id].fail("open snapshot", &raft.CorruptionError{Path: "snapshot", Reason: "rot"})
+		c.net.Heal()
+		c.eventually("another snapshot", func() bool { return leader.node.Status().SnapshotIndex > damaged })
+		require.True(t, gate[leader.id].waiting("open snapshot"))
+		gate[leader.id].fail("open snapshot", nil)
+		c.converge(want)
+		require.Positive(t, f.sm.restores())
+	})
+}
+
 // What this node proposed and what came back as part of a snapshot: committed, but the result is lost.
 func TestResultSkippedByASnapshotIsUncertain(t *testing.T) {
 	inCluster(t, 3, often, func(t *testing.T, c *cluster) {
@@ -324,5 +348,39 @@ func TestEntriesThatLeftMemoryAreReadFromStorage(t *testing.T) {
 		for _, m := range c.machines {
 			require.Zero(t, m.sm.restores())
 		}
+	})
+}
+
+// rewinders notes of each snapshot that is sent whether its content can be rewound.
+type rewinders struct {
+	raft.Transport
+	mu   *sync.Mutex
+	sent map[bool]int
+}
+
+func (s rewinders) SendSnapshot(ctx context.Context, m raft.Message, r io.Reader) error {
+	_, ok := r.(raft.Rewinder)
+	s.mu.Lock()
+	s.sent[ok]++
+	s.mu.Unlock()
+	return s.Transport.SendSnapshot(ctx, m, r)
+}
+
+// Without that a transport cannot leave out what the receiver has.
+func TestSnapshotIsSentFromContentThatCanBeRewound(t *testing.T) {
+	s := rewinders{mu: &sync.Mutex{}, sent: map[bool]int{}}
+	inCluster(t, 3, func(cfg *raft.Config) {
+		often(cfg)
+		cfg.Transport = rewinders{cfg.Transport, s.mu, s.sent}
+	}, func(t *testing.T, c *cluster) {
+		f := c.follower()
+		c.net.Isolate(f.id)
+		want := c.proposeMany(0, 60)
+		c.net.Heal()
+		c.converge(want)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		require.Positive(t, s.sent[true])
+		require.Zero(t, s.sent[false])
 	})
 }

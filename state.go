@@ -14,11 +14,14 @@ func (c *Core) Clone() *Core {
 	d.log.terms = slices.Clone(c.log.terms)
 	d.log.tail = c.log.tail.clone()
 	d.log.flights = slices.Clone(c.log.flights)
+	d.log.gaps = slices.Clone(c.log.gaps)
+	d.answers = slices.Clone(c.answers)
 	d.unapplied = slices.Clone(c.unapplied)
 	d.configurations = slices.Clone(c.configurations) // the configurations themselves are never changed in place
 	d.peers = slices.Clone(c.peers)
 	for i := range d.peers {
 		d.peers[i].inflight = slices.Clone(c.peers[i].inflight)
+		d.peers[i].repair.lacks = slices.Clone(c.peers[i].repair.lacks)
 	}
 	d.reads = slices.Clone(c.reads)
 	d.deferred = slices.Clone(c.deferred)
@@ -81,6 +84,15 @@ func (c *Core) AppendState(b []byte, n Naming) []byte {
 	}
 	e.number(uint64(l.issued), uint64(l.durable), uint64(l.truncateFrom))
 	e.bool(l.snapshot != nil)
+	e.number(uint64(l.lost.First), uint64(l.lost.Last), uint64(len(l.gaps)))
+	for i := range l.gaps {
+		g := &l.gaps[i]
+		e.number(uint64(g.First), uint64(g.Last))
+		e.bool(g.MayConfigure)
+		e.bool(g.fill != nil)
+		e.bool(g.seq != 0)
+		e.rank(NumberWrite, c.id, max(g.seq, l.persistedSeq))
+	}
 	e.rank(NumberWrite, c.id, l.issuedSeq)
 	e.rank(NumberWrite, c.id, l.persistedSeq)
 	e.number(uint64(len(l.flights)))
@@ -101,6 +113,7 @@ func (c *Core) AppendState(b []byte, n Naming) []byte {
 	e.number(uint64(c.storage))
 	e.bool(c.abstaining)
 
+	c.appendRepairState(&e)
 	e.number(uint64(c.committedConfig), uint64(len(c.configurations)))
 	for i := range c.configurations {
 		e.number(uint64(c.configurations[i].index))
@@ -119,14 +132,19 @@ func (c *Core) AppendState(b []byte, n Naming) []byte {
 		if c.role != Leader {
 			continue
 		}
-		e.number(uint64(p.state), uint64(p.matchIndex), uint64(p.nextIndex), uint64(p.sentCommit), uint64(p.snapshot), uint64(p.lingerCommit))
+		e.number(uint64(p.remembered), uint64(len(p.repair.lacks)))
+		for _, s := range p.repair.lacks {
+			e.number(uint64(s.Term), uint64(s.First), uint64(s.Last))
+		}
+		e.number(uint64(p.state), uint64(p.matchIndex), uint64(p.nextIndex), uint64(p.sentCommit), uint64(p.snapshot), uint64(p.lingerCommit),
+			uint64(max(p.catchUp, p.matchIndex)))
 		e.rank(NumberRequest, c.id, p.resetRequest)
 		e.rank(NumberRound, c.id, p.ackedRound)
 		e.rank(NumberWork, c.id, p.load)
 		e.rank(NumberWork, c.id, p.transfer)
 		e.number(uint64(len(p.inflight)))
 		e.bool(p.probeSent)
-		e.bool(p.pausedUntil > c.now)
+		e.bool(max(p.pausedUntil, c.paceUntil(p)) > c.now)
 		for _, f := range p.inflight {
 			e.number(uint64(f.last), uint64(f.bytes))
 		}
@@ -189,8 +207,27 @@ func (m Message) AppendState(b []byte, n Naming) []byte {
 		e.rank(NumberRound, leader, r.Round)
 		e.bool(r.Success)
 		e.bool(r.Busy)
+	case FetchEntries:
+		e.number(11, uint64(r.Snapshot), uint64(len(r.Wanted)))
+		for _, w := range r.Wanted {
+			e.number(uint64(w.Term), uint64(w.First), uint64(w.Last))
+		}
+	case FetchEntriesReply:
+		requester = m.To
+		e.number(12, uint64(r.CommitIndex), uint64(len(r.Held)))
+		e.bool(r.Leading)
+		e.rank(NumberIncarnation, m.To, r.Incarnation)
+		for _, h := range r.Held {
+			e.number(uint64(h.Term), uint64(h.First), uint64(h.Last), uint64(h.UpTo), uint64(h.How))
+		}
+		e.number(uint64(len(r.Entries)))
+		for i := range r.Entries {
+			e.entryID(r.Entries[i].ID())
+			e.entry(&r.Entries[i])
+		}
 	case InstallSnapshot:
 		e.number(7)
+		e.bool(r.Repair)
 		e.snapshot(&r.Meta)
 	case InstallSnapshotReply:
 		requester = m.To
@@ -282,6 +319,39 @@ func (e *encoder) snapshot(meta *SnapshotMeta) {
 	e.entryID(meta.ID())
 	e.number(uint64(meta.ConfigurationIndex), uint64(meta.Size))
 	e.configuration(&meta.Configuration)
+}
+
+// appendRepairState appends what is remembered of damage. Whose turn it is to be asked is left out, like time.
+func (c *Core) appendRepairState(e *encoder) {
+	r := &c.repair
+	e.bool(r.recovering)
+	e.entryID(r.fence)
+	e.bool(r.liftFence)
+	e.number(uint64(c.knownMatch()))
+	if r.fence != (EntryID{}) && r.goalTerm == c.currentTerm {
+		e.number(uint64(r.goal))
+	}
+	e.number(uint64(len(c.answers)))
+	for i := range c.answers {
+		e.id(c.answers[i].to.From)
+		e.rank(NumberRequest, c.answers[i].to.From, c.answers[i].to.Request)
+		for _, w := range c.answers[i].wanted {
+			e.number(uint64(w.Term), uint64(w.First), uint64(w.Last))
+		}
+	}
+}
+
+// ForceRepair lets this server ask all the others now for what it lacks, for explorers that treat time as an event.
+func (c *Core) ForceRepair(now time.Duration) {
+	c.advanceClock(now)
+	if !c.lacks() {
+		return
+	}
+	for i := range c.peers {
+		if p := &c.peers[i]; p.server.ID != c.id && p.member {
+			c.ask(p.server.ID)
+		}
+	}
 }
 
 // ForceTimeout lets the election timeout of a follower or candidate, or the heartbeat of a leader, happen now, for explorers that

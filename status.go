@@ -15,18 +15,19 @@ const (
 // Status is a view of a node at one moment. It prints as JSON. CanCommit and WhyNot answer the first question of every incident.
 type Status struct {
 	CoreStatus
-	State       string   `json:"state"` // running, stopped (or not started yet) or failed
-	Failure     string   `json:"failure,omitempty"`
-	Identity    Identity `json:"identity"`
-	LeaderAddr  string   `json:"leader_address"`         // as in the configuration; "": no leader known
-	InboxBytes  int      `json:"inbox_bytes"`            // messages received and not yet processed
-	Dropped     uint64   `json:"dropped_messages"`       // because the inbox was full
-	Proposals   int      `json:"proposals_queued"`       // on this node, not yet given to a leader
-	Pending     int      `json:"proposals_pending"`      // appended, not yet applied here
-	WriteQueue  int      `json:"writes_queued"`          // behind the one that is running
-	ApplyQueue  int      `json:"applies_queued"`         // pieces behind the one that is running
-	Refused     uint64   `json:"refused_input"`          // from peers, since the start
-	LastRefusal string   `json:"last_refusal,omitempty"` // from whom and why
+	State       string       `json:"state"` // running, stopped (or not started yet) or failed
+	Failure     string       `json:"failure,omitempty"`
+	Identity    Identity     `json:"identity"`
+	Repair      RepairStatus `json:"repair"`
+	LeaderAddr  string       `json:"leader_address"`         // as in the configuration; "": no leader known
+	InboxBytes  int          `json:"inbox_bytes"`            // messages received and not yet processed
+	Dropped     uint64       `json:"dropped_messages"`       // because the inbox was full
+	Proposals   int          `json:"proposals_queued"`       // on this node, not yet given to a leader
+	Pending     int          `json:"proposals_pending"`      // appended, not yet applied here
+	WriteQueue  int          `json:"writes_queued"`          // behind the one that is running
+	ApplyQueue  int          `json:"applies_queued"`         // pieces behind the one that is running
+	Refused     uint64       `json:"refused_input"`          // from peers, since the start
+	LastRefusal string       `json:"last_refusal,omitempty"` // from whom and why
 }
 
 // statusPatience is how long Status waits for the loop, which answers within microseconds unless something holds it up. Then the
@@ -57,6 +58,7 @@ func (n *Node) Status() Status {
 	s.Pending = n.table.waiting()
 	s.WriteQueue, s.ApplyQueue = n.writer.queued(), n.applier.queued()
 	s.Refused, s.LastRefusal = n.refusals.read()
+	s.Repair = n.repairs.status()
 
 	switch err := n.Err().(type) {
 	case *FailedError:

@@ -10,15 +10,23 @@ import (
 
 // The tail does what a plain slice does, and what it has handed out stays as it was, whatever happens to it or to a clone later.
 func TestTailIsASliceWhoseEntriesStay(t *testing.T) {
+	var short tail
+	short.append(make([]Entry, 1000))
+	short.dropFront(900)
+	require.Zero(t, short.dropped, "what is forgotten is let go of")
+	require.Less(t, cap(short.chunks[0].entries), 200)
+
 	r := rand.New(rand.NewPCG(1, 2))
 	var next Index
+	var spare [][]Entry
 	fresh := func(n int) []Entry {
-		es := make([]Entry, n)
-		for i := range es {
+		es := make([]Entry, n+3) // what lies behind those that are appended is none of the tail's business
+		for i := range es[:n] {
 			next++
 			es[i].Index = next
 		}
-		return es
+		spare = append(spare, es[n:])
+		return es[:n]
 	}
 	var tl tail
 	var model []Entry
@@ -31,18 +39,20 @@ func TestTailIsASliceWhoseEntriesStay(t *testing.T) {
 				require.Equal(t, model[i].Index, tl.at(i).Index, i)
 			}
 		}
-		require.LessOrEqual(t, tl.dropped, chunkEntries)
 		if len(tl.chunks) > 0 {
-			require.LessOrEqual(t, tl.dropped, max(64, len(tl.chunks[0])), "what is forgotten is let go of")
+			require.LessOrEqual(t, tl.dropped, max(64, tl.len), "what is forgotten is let go of")
 		} else {
 			require.Zero(t, tl.dropped)
 		}
+		at := tl.gone
 		for _, c := range tl.chunks {
-			require.NotEmpty(t, c)
-			require.LessOrEqual(t, len(c), chunkEntries)
+			require.NotEmpty(t, c.entries)
+			require.Equal(t, at, c.at)
+			require.True(t, !c.ours || len(c.entries) <= chunkEntries)
+			at += len(c.entries)
 		}
 	}
-	sizes := []int{1, 3, 600, chunkEntries - 1, chunkEntries, chunkEntries + 1, 2*chunkEntries + 5}
+	sizes := []int{1, 3, wholeChunk - 1, wholeChunk, 600, chunkEntries - 1, chunkEntries, chunkEntries + 1, 2*chunkEntries + 5}
 	for step := range 800 {
 		switch k := r.IntN(10); {
 		case k < 5 && len(model) < 10*chunkEntries:
@@ -78,6 +88,9 @@ func TestTailIsASliceWhoseEntriesStay(t *testing.T) {
 		}
 		if step%20 == 0 {
 			check(&tl, model)
+			for _, es := range spare {
+				require.Equal(t, make([]Entry, 3), es)
+			}
 			for _, h := range handedOut {
 				require.True(t, slices.EqualFunc(h.want, h.got, func(a, b Entry) bool { return a.Index == b.Index }))
 			}

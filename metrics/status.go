@@ -33,6 +33,21 @@ var gauges = []struct {
 	{"queued_proposals", "Proposals accepted and not appended.", func(st *raft.Status) float64 { return float64(st.Proposals) }},
 	{"pending_proposals", "Proposals appended and not ended.", func(st *raft.Status) float64 { return float64(st.Pending) }},
 	{"queued_writes", "Log writes that wait for the disk.", func(st *raft.Status) float64 { return float64(st.WriteQueue) }},
+	{"damaged_entries", "Entries of the log that cannot be read here and are being fetched from other nodes.", func(st *raft.Status) float64 {
+		n := raft.Index(0)
+		for _, d := range st.Damaged {
+			n += d.Last - d.First + 1
+		}
+		return float64(n)
+	}},
+	{"fenced", "1 if the log has lost its end and has not caught up with what it may have held.", func(st *raft.Status) float64 {
+		return truth(st.Fence != raft.EntryID{})
+	}},
+	{"recovering", "1 if this node was elected and cannot take commands, because entries of its log are missing.", func(st *raft.Status) float64 { return truth(st.Recovering) }},
+	{"damage_found_entries", "Entries that could not be read, since the start and at it.", func(st *raft.Status) float64 { return float64(st.Repair.Found) }},
+	{"damage_repaired_entries", "Entries fetched from other nodes because they could not be read here, since the start.", func(st *raft.Status) float64 { return float64(st.Repair.Repaired) }},
+	{"damage_discarded_entries", "Uncommitted entries cut off by this node as a leader because they could not be read, since the start.", func(st *raft.Status) float64 { return float64(st.Repair.Discarded) }},
+	{"lost_logs", "Followers seen by this node as a leader that had lost entries which they had acknowledged, since the start.", func(st *raft.Status) float64 { return float64(st.Repair.LostLogs) }},
 	{"queued_applies", "Batches that wait for the state machine.", func(st *raft.Status) float64 { return float64(st.ApplyQueue) }},
 }
 

@@ -46,6 +46,7 @@ type call struct {
 	at      *server        // who works on it now; nil: nobody
 	id      raft.EntryID   // where the present attempt was appended; zero: nowhere
 	dropped []raft.EntryID // where earlier attempts were appended, which must never be committed
+	readAt  raft.Index     // reads: what the state machine had applied that answered
 	atLeast raft.Index     // reads: what was committed anywhere when the read began
 }
 
@@ -189,6 +190,7 @@ func (cs *clients) lost(k *call) {
 func (v *server) complete(e *raft.Entry, result any) {
 	w := v.w
 	w.appliedEntry(v, e, result)
+	v.proposalApplied(e, result)
 	// Terms rise along the log, so behind an entry of a later term nothing of an earlier one will ever be committed. Without this a
 	// lonely client would wait for ever for another entry at the place of its own (seed 9321).
 	for _, c := range w.clients.all {
@@ -319,6 +321,7 @@ func (cs *clients) answerRead(v *server, k *call, index raft.Index) {
 		return
 	}
 	if v.applier.applied >= index {
+		k.readAt = v.applier.applied
 		cs.end(k, answered, w.opts.Workload.Read(v.applier.sm, k.op.Input))
 		return
 	}

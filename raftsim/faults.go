@@ -40,6 +40,7 @@ var actions = []struct {
 	{20, Membership, func(w *world, v, other *server) string { return w.changeMembership(other) }},
 	{8, Transfer, func(w *world, _, other *server) string { return w.transfer(other) }},
 	{3, Transfer, func(w *world, v, _ *server) string { return v.toggleAbstain() }},
+	{8, Damage, func(w *world, v, _ *server) string { return w.spoil(v) }},
 	{10, Snapshot, func(w *world, v, _ *server) string { return v.snapshotByOperator() }},
 }
 
@@ -93,7 +94,7 @@ func (w *world) carry(number int, what string) {
 // faulty reports whether a server is in such a state that it cannot be relied on, or will get there.
 func (v *server) faulty() bool {
 	h := &v.health
-	return !v.up() || v.paused || v.crashing || v.effects > 0 || h.full || h.failSyncs > 0 || h.hangUntil > v.w.now
+	return !v.up() || v.paused || v.crashing || v.effects > 0 || h.full || h.failSyncs > 0 || h.failWrites > 0 || v.sick.hurt || v.sick.snapshot || h.hangUntil > v.w.now
 }
 
 // mayFail reports whether one more server may become faulty.
@@ -116,10 +117,9 @@ func (v *server) crashNow(power bool) string {
 		v.w.hit(crashDuringWrite)
 		v.crashSoon(6, power)
 		batch := v.writer.queue[0].Batch
-		if err := v.wal.Write(batch); err != nil {
+		if err := v.writeBatch(batch); err != nil {
 			v.memory.inDoubt(&batch)
-		} else {
-			v.memory.durable.apply(&batch) // it was done, and nobody has been told
+		} else { // it was done, and nobody has been told
 			v.w.hit(crashBeforePersisted)
 		}
 	}
@@ -162,7 +162,7 @@ func (w *world) blackout() string {
 }
 
 func (w *world) restart(v *server) string {
-	if v.up() {
+	if v.up() || v.sick.gone {
 		return ""
 	}
 	if w.forFaults.IntN(10) == 0 {
@@ -221,9 +221,14 @@ func (v *server) breakSyncs() string {
 	if !v.mayFail() {
 		return ""
 	}
-	v.health.failSyncs = 1 + v.w.forFaults.IntN(2)
+	if r := v.w.forFaults; r.IntN(3) == 0 {
+		v.health.failWrites, v.health.writesPart = 1+r.IntN(2), pick(r, 0, 1, 512, 700, 4096)
+		v.applyHealth()
+		return fmt.Sprintf("next %d writes of %s fail, behind %d bytes", v.health.failWrites, v.id, v.health.writesPart)
+	}
+	v.health.failSyncs, v.health.failNames = 1+v.w.forFaults.IntN(2), v.w.forFaults.IntN(4) == 0
 	v.applyHealth()
-	return fmt.Sprintf("next %d syncs of %s fail", v.health.failSyncs, v.id)
+	return fmt.Sprintf("next %d syncs of %s fail, of directories only: %v", v.health.failSyncs, v.id, v.health.failNames)
 }
 
 func (w *world) fillDisk(v *server) string {
@@ -513,9 +518,27 @@ func (w *world) heal() {
 				v.input("abstain", func(c *raft.Core) { c.Abstain(v.local(), false) })
 			}
 			w.connected(v)
+			v.scrub(1<<20, true)
 			continue
 		}
 		v.clock = clock{since: w.now, base: v.local(), rate: realRate}
 		v.start()
+	}
+	w.after(healAgain, w.helpWithSnapshots)
+	w.after(giveUpAfter, w.standstill)
+}
+
+// healAgain is how long after everything was healed an operator looks whether a server waits for a snapshot.
+const healAgain = 5 * time.Second
+
+// helpWithSnapshots has snapshots taken if a server waits for one: nobody else may have one that reaches as far.
+func (w *world) helpWithSnapshots() {
+	if !slices.ContainsFunc(w.servers, func(v *server) bool { return v.up() && v.ill() }) {
+		return
+	}
+	for _, v := range w.servers {
+		if v.up() {
+			v.takeSnapshot()
+		}
 	}
 }

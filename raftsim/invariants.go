@@ -49,9 +49,17 @@ func (w *world) leaderAppendOnly(v *server, wr *raft.Write) {
 	if v.role != raft.Leader {
 		return
 	}
-	if wr.TruncateFrom != 0 || wr.Snapshot != nil || len(wr.Entries) > 0 && wr.Entries[0].Index != v.memory.issued.last()+1 {
+	replaces := wr.Snapshot != nil
+	if replaces && v.memory.issued.contains(wr.Snapshot.ID()) {
+		replaces = false // it takes the place of entries that cannot be read, and what is behind it stays
+	}
+	if v.discards != 0 && wr.TruncateFrom == v.discards && !replaces && (len(wr.Entries) == 0 || wr.Entries[0].Index == v.discards) {
+		v.discards = 0 // before it appended its first entry it cut off what nobody can have committed
+		return
+	}
+	if wr.TruncateFrom != 0 || replaces || len(wr.Entries) > 0 && wr.Entries[0].Index != v.memory.issued.last()+1 {
 		w.broken("inv 4: leader %s of term %d rewrites its log: truncate from %d, snapshot %v, behind %d", v.id, v.term, wr.TruncateFrom,
-			wr.Snapshot != nil, v.memory.issued.last())
+			replaces, v.memory.issued.last())
 	}
 }
 
@@ -257,6 +265,11 @@ func (w *world) appliedInOrder(v *server, es []raft.Entry) {
 // enough, but holds another entry.
 func (w *world) noUndurableAcknowledgement(v *server, m *raft.Message, match raft.Index) {
 	d := &v.memory.durable
+	for _, h := range v.sick.holes {
+		if h.id.Index <= match && h.id.Index > v.memory.snapshot {
+			w.broken("inv 22: %s acknowledges %d, but cannot read %v", v.id, match, h.id)
+		}
+	}
 	if match > d.last() {
 		w.broken("inv 11: %s acknowledges %d, its disk ends at %d", v.id, match, d.last())
 		return
@@ -318,6 +331,7 @@ func (w *world) checkSend(v *server, m *raft.Message) {
 		w.hitIf(!b.Granted, preVoteRefused)
 	case raft.TimeoutNow:
 		w.hit(timeoutNowSent)
+		w.hitIf(v.failed, failedLeaderHandsOver)
 	}
 }
 
@@ -338,7 +352,7 @@ func (w *world) committedOnQuorum(v *server, id raft.EntryID) {
 	conf := &v.memory.priorConf
 	holds := func(s *raft.Server) bool {
 		h := w.server(s.ID)
-		return h != nil && (h.memory.durable.contains(id) || id.Index < h.memory.durable.base.Index)
+		return h != nil && h.holds(id)
 	}
 	if !quorum(conf, holds) {
 		w.broken("inv 13: %s commits %v, which is not durable on a majority of %v (joint %v)", v.id, id, conf.Voters(), conf.Joint())
@@ -495,6 +509,12 @@ func (w *world) storedSnapshotEqualsModel(v *server, index raft.Index) {
 // nothing. The whole log is read and compared: the term and the last index alone would not show a hole in the middle.
 func (w *world) recoveryKeepsAcknowledged(v *server, rec *raft.Recovered) {
 	m := &v.memory
+	if v.sick.hurt {
+		found := w.damagedLogIsHonest(v, rec)
+		w.snapshotsAreKept(v, rec, &found)
+		m.recovered(found, rec)
+		return
+	}
 	err := m.durable.agrees(rec)
 	want := m.durable
 	if m.doubt != nil {
@@ -509,12 +529,11 @@ func (w *world) recoveryKeepsAcknowledged(v *server, rec *raft.Recovered) {
 		w.broken("inv 23: %s starts with a log that was not promised: %v (a write in doubt: %v)", v.id, err, m.doubt != nil)
 		return
 	}
-	if rec.Snapshot.Index < m.snapshot {
-		w.broken("inv 23: %s starts with snapshot %d, but %d was durable", v.id, rec.Snapshot.Index, m.snapshot)
+	if len(rec.Damaged) > 0 || rec.Fence != (raft.EntryID{}) {
+		w.broken("inv 23: %s starts with damage, and nothing was damaged: %v, fence %v", v.id, rec.Damaged, rec.Fence)
 	}
-	if rec.Compacted.Index > max(rec.Snapshot.Index, want.base.Index) {
-		w.broken("inv 20: the log of %s begins behind %v, its snapshot ends at %d", v.id, rec.Compacted, rec.Snapshot.Index)
-	}
+	w.snapshotsAreKept(v, rec, &want)
+	defer func() { m.recovered(want, rec) }()
 	for lo := rec.Compacted.Index + 1; lo <= rec.LastIndex; {
 		es, err := v.wal.Entries(lo, rec.LastIndex+1, 1<<20)
 		if errors.Is(err, vfs.ErrCrashed) {
@@ -526,6 +545,22 @@ func (w *world) recoveryKeepsAcknowledged(v *server, rec *raft.Recovered) {
 		}
 		w.sameEntries(v, &want, lo, es)
 		lo += raft.Index(len(es))
+	}
+}
+
+// snapshotsAreKept is the part of inv 20 and 23 that is about snapshots. Where one was damaged an older one may take its place. Then
+// the log may begin behind it, as it may where a segment is gone together with the vote file, which knows that it is still wanted: the core
+// takes that for a snapshot that is lost, and acknowledges nothing.
+func (w *world) snapshotsAreKept(v *server, rec *raft.Recovered, l *logModel) {
+	m := &v.memory
+	w.hitIf(rec.Snapshot.Index < m.snapshot && rec.Snapshot.Index > 0, snapshotFellBack)
+	w.hitIf(rec.Snapshot.Index < m.snapshot && rec.Snapshot.Index == 0, lastSnapshotLost)
+	switch {
+	case v.sick.snapshot:
+	case rec.Snapshot.Index < m.snapshot:
+		w.broken("inv 23: %s starts with snapshot %d, but %d was durable", v.id, rec.Snapshot.Index, m.snapshot)
+	case rec.Compacted.Index > max(rec.Snapshot.Index, l.base.Index) && !v.sick.hurt:
+		w.broken("inv 20: the log of %s begins behind %v, its snapshot ends at %d", v.id, rec.Compacted, rec.Snapshot.Index)
 	}
 }
 
@@ -598,6 +633,7 @@ func (w *world) electedByQuorum(v *server) {
 
 // elected is called when a server has become leader.
 func (w *world) elected(v *server) {
+	w.hitIf(v.core.Status(v.local()).Recovering, leaderRecovers)
 	w.electionSafety(v)
 	w.electedByQuorum(v)
 	w.leaderCompleteness(v)
@@ -760,6 +796,9 @@ func (w *world) consistentCore(v *server, what string, before *raft.Core) {
 func (w *world) converged() error {
 	var l *server
 	for _, v := range w.servers {
+		if v.sick.away() {
+			continue
+		}
 		if !v.up() {
 			return fmt.Errorf("%s is down", v.id)
 		}
@@ -777,11 +816,17 @@ func (w *world) converged() error {
 	if last := l.memory.issued.last(); l.commit != last {
 		return fmt.Errorf("leader %s has committed %d of %d", l.id, l.commit, last)
 	}
+	if l.applier.applied != l.commit { // a follower may be quicker, and its state is compared with this one
+		return fmt.Errorf("leader %s has applied %d of %d", l.id, l.applier.applied, l.commit)
+	}
 	if l.conf.Joint() {
 		return fmt.Errorf("leader %s is in a joint configuration", l.id)
 	}
 	for _, s := range l.conf.Servers {
 		v := w.server(s.ID)
+		if v.sick.away() {
+			continue
+		}
 		mine, _ := v.memory.issued.id(v.memory.issued.last())
 		theirs, _ := l.memory.issued.id(l.memory.issued.last())
 		switch {
@@ -791,6 +836,10 @@ func (w *world) converged() error {
 			return fmt.Errorf("the disk of %s ends at %d of %d", v.id, v.memory.durable.last(), mine.Index)
 		case v.commit != l.commit || v.applier.applied != l.commit:
 			return fmt.Errorf("%s has committed %d and applied %d of %d", v.id, v.commit, v.applier.applied, l.commit)
+		case v.lacksSnapshot():
+			return fmt.Errorf("%s lacks the snapshot that its log begins behind", v.id)
+		case len(v.sick.holes) > 0 || v.sick.fence != (raft.EntryID{}):
+			return fmt.Errorf("%s has %d damaged entries, and its fence is %v", v.id, len(v.sick.holes), v.sick.fence)
 		case v.leader != l.id:
 			return fmt.Errorf("%s follows %q, %s leads", v.id, v.leader, l.id)
 		case w.stateHash(v) != w.stateHash(l):
@@ -812,7 +861,11 @@ func (w *world) checkUnfinished() {
 
 // checkEnd is what remains to be said at the end: convergence, no call left over, linearizability.
 func (w *world) checkEnd() {
-	if err := w.converged(); err != nil {
+	if w.hopeless != "" {
+		w.checkUnfinished()
+		return
+	}
+	if err := errors.Join(w.converged(), w.embedderConverged()); err != nil {
 		var b bytes.Buffer
 		for _, v := range w.servers {
 			fmt.Fprintf(&b, "\n  %v", v)

@@ -142,16 +142,11 @@ func (m *memory) inDoubt(b *raft.Batch) {
 	m.doubt = &copied
 }
 
-// recovered takes over what a start has found: the write in doubt is decided now.
-func (m *memory) recovered(rec *raft.Recovered) {
-	if m.doubt != nil {
-		if with := m.durable.with(m.doubt); with.agrees(rec) == nil {
-			m.durable = with
-		}
-	}
-	m.doubt = nil
+// recovered takes over the log that a start has found: the write in doubt is decided now.
+func (m *memory) recovered(l logModel, rec *raft.Recovered) {
+	m.durable, m.doubt = l, nil
 	m.issued = m.durable.clone()
-	m.snapshot = max(m.snapshot, rec.Snapshot.Index)
+	m.snapshot = rec.Snapshot.Index
 	m.heard, m.preVoteTerm, m.electedAt = nil, 0, 0
 	clear(m.preVotes)
 	clear(m.votes)

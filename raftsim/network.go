@@ -200,7 +200,15 @@ func (w *world) deliver(to *server, m raft.Message) {
 		return
 	}
 	w.heard(to, &m)
+	var before raft.CoreStatus
+	fenced := to.sick.fence != (raft.EntryID{})
+	if fenced {
+		before = to.core.Status(to.local())
+	}
 	to.input("message", func(c *raft.Core) { c.Step(to.local(), m) })
+	if fenced && to.up() {
+		w.fencedServerKeepsBack(to, &m, &before)
+	}
 }
 
 // connected tells both sides that a process can be reached, where it can.

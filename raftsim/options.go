@@ -21,6 +21,9 @@ type Options struct {
 	// or neither.
 	Workload *Workload
 
+	// Embed makes, for each seed, what a program builds around its state machine. Default: nothing.
+	Embed func() Embedder
+
 	Faults     Fault         // what may go wrong. Default: AllFaults. NoFaults: nothing
 	Seeds      int           // how many seeds Run tries: 100
 	FirstSeed  uint64        // the first of them: 1
@@ -55,7 +58,7 @@ const (
 	Pause                        // processes stand still, then go on as if nothing had happened
 	SlowDisk                     // disks are slow, or hang
 	SlowApply                    // state machines are slow
-	SyncError                    // a sync fails, and what it should have made durable is lost in part
+	SyncError                    // a sync fails, and what it should have made durable is lost in part; or a write fails, perhaps half done
 	DiskFull                     // a disk has no room for a while
 	Loss                         // messages are lost
 	Duplicate                    // messages arrive twice
@@ -68,6 +71,7 @@ const (
 	Snapshot                     // operators and servers take snapshots, so that followers need them
 	Delay                        // what is sent to one server, or over one link, takes up to twelve election timeouts longer for a while
 	HalfOpen                     // one side believes that a connection stands, the other has lost it: what the first one sends vanishes
+	Damage                       // bytes on a disk change, sectors are lost or end up elsewhere, files vanish
 
 	faults         = iota
 	NoFaults Fault = 1 << 31 // none of the above
@@ -76,7 +80,7 @@ const (
 )
 
 var faultNames = [faults]string{"crash", "power-loss", "pause", "slow-disk", "slow-apply", "sync-error", "disk-full", "loss", "duplicate", "reorder",
-	"partition", "reset", "clock", "membership", "transfer", "snapshot", "delay", "half-open"}
+	"partition", "reset", "clock", "membership", "transfer", "snapshot", "delay", "half-open", "damage"}
 
 // FaultNames lists the names that ParseFault knows.
 func FaultNames() []string { return append([]string(nil), faultNames[:]...) }

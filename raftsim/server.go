@@ -28,6 +28,7 @@ type server struct {
 
 	process
 	memory memory
+	sick   sickness
 }
 
 // process is what a crash ends.
@@ -55,11 +56,15 @@ type process struct {
 	failed  bool // the storage has failed; the process ends as soon as it has handed over
 	abstain bool
 
+	namedMissing bool // it has said which entry keeps it from leading
+
+	discards     raft.Index // the core has said that it cuts its log off from here on
 	transferring bool
 
-	waiting map[raft.Index]*call // proposals by index; looked up, never walked
-	reads   map[uint64]*call     // looked up; walked in the order of their numbers only
-	nextID  uint64
+	waiting  map[raft.Index]*call    // proposals by index; looked up, never walked
+	embedded map[raft.Index]proposal // the same of an embedder
+	reads    map[uint64]*call        // looked up; walked in the order of their numbers only
+	nextID   uint64
 }
 
 // health is what is wrong with a disk.
@@ -68,7 +73,10 @@ type health struct {
 	hangUntil  time.Duration
 	applyAfter time.Duration // the state machine takes that long
 	full       bool
-	failSyncs  int // so many syncs from now on fail
+	failSyncs  int  // so many syncs from now on fail
+	failNames  bool // those of directories only
+	failWrites int  // so many writes from now on fail
+	writesPart int  // of each of them, so many bytes are written
 }
 
 // up reports whether the process runs.
@@ -105,6 +113,9 @@ func (w *world) newServer(id raft.NodeID) *server {
 	v.memory = newMemory()
 	w.servers = append(w.servers, v)
 	w.network.grow()
+	if w.embedding != nil {
+		w.embedding.servers = append(w.embedding.servers, &Server{v})
+	}
 	return v
 }
 
@@ -140,6 +151,9 @@ func (v *server) bootstrap(conf raft.Configuration) error {
 // start runs a process on the disk as it is: recovery, then the core. It may crash in the middle, or find that it cannot start now.
 func (v *server) start() {
 	w := v.w
+	if v.sick.gone {
+		return
+	}
 	v.run++
 	v.process = process{wakeAt: -1, wal: v.newWAL(), waiting: map[raft.Index]*call{}, reads: map[uint64]*call{}}
 	rec, err := v.wal.Open(context.Background(), raft.Identity{Cluster: "sim", Node: v.id})
@@ -147,9 +161,11 @@ func (v *server) start() {
 		v.cannotStart(err)
 		return
 	}
+	w.hitIf(v.wal.Stats().TornBatches > 0, unfinishedWriteCut)
 	w.recoveryKeepsAcknowledged(v, &rec)
-	v.memory.recovered(&rec)
+	v.recovers(&rec)
 	v.identity = rec.Identity
+	v.sick.refused, v.sick.unvouched = nil, false
 	if err := v.recoverState(&rec); err != nil {
 		v.cannotStart(err)
 		return
@@ -162,7 +178,9 @@ func (v *server) start() {
 		return
 	}
 	v.core = core
+	v.inLog()
 	st := core.Status(v.local())
+	w.hitIf(v.lacksSnapshot(), startBehindLostSnapshot)
 	v.term, v.role, v.conf, v.confAt, v.commit = st.Term, st.Role, st.Configuration, st.ConfigurationIndex, st.CommitIndex
 	w.printf(v, "start %v", core)
 	w.trace.mix(uint64(v.term), uint64(rec.LastIndex), rec.Identity.Incarnation)
@@ -175,6 +193,8 @@ func (v *server) start() {
 	}
 	v.armTimer()
 	w.connected(v)
+	v.scrubLater()
+	v.tellEmbedder(Embedder.Started)
 }
 
 // cannotStart says why a process ended before it took part in anything. What a healthy disk does not cause is a failure.
@@ -186,6 +206,9 @@ func (v *server) cannotStart(err error) {
 		v.w.hit(crashInRecovery)
 	case v.excused(err):
 		v.w.hit(startRefusedByDisk)
+	case v.refusal(err):
+		v.disk = v.disk.Kill() // it may have got as far as to hold the lock
+		v.applyFaults()
 	default:
 		v.w.broken("%s cannot start: %v", v.id, err)
 	}
@@ -336,6 +359,9 @@ func (v *server) event(e raft.Event) {
 		if e.Role == raft.Leader && (was.role != raft.Leader || was.term != e.Term) {
 			w.elected(v)
 		}
+		if leads := e.Role == raft.Leader; leads != (was.role == raft.Leader) || leads && was.term != e.Term {
+			v.tellEmbedder(Embedder.Led)
+		}
 	case raft.ConfigurationChange:
 		w.printf(v, "configuration %d committed %v joint %v voters %v", e.Index, e.Committed, e.Configuration.Joint(), e.Configuration.Voters())
 		w.sawConfiguration(v, e)
@@ -349,6 +375,8 @@ func (v *server) event(e raft.Event) {
 		w.printf(v, "transfer to %q ended: %v", e.Target, e.Err)
 		w.hitIf(e.Err == nil, transferCompleted)
 		w.hitIf(e.Err != nil, transferFailed)
+	case raft.EntriesRepaired, raft.EntriesDiscarded, raft.RecoveryStuck, raft.FenceLifted, raft.LostLog:
+		v.damageEvent(e)
 	case raft.ElectionStarted:
 		w.printf(v, "election t%d pre-vote %v (%v)", e.Term, e.PreVote, e.Reason)
 		w.electionStarts(v, e)
@@ -367,6 +395,7 @@ func (v *server) crash(power bool) {
 	v.run++
 	if power {
 		v.disk = v.disk.Crash()
+		w.sawPowerLoss(v.disk.Outcome())
 	} else {
 		v.disk = v.disk.Kill()
 	}

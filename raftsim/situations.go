@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/vfs"
 )
 
 // situation is something that should happen sometimes. A simulation that never gets there proves nothing about it.
@@ -115,10 +116,18 @@ const (
 	allLosePower
 	doubtfulWriteSurvived
 	doubtfulWriteVanished
+	unfinishedWriteCut
+	nameLost
+	sectorLost
+	sectorOutdated
+	fileTorn
 	syncFailed
+	directorySyncFailed
 	storageFailed
 	writeFoundDiskFull
 	prepareFoundDiskFull
+	prepareFoundDiskFullFirst
+	spareAfterFullDisk
 	diskHasRoomAgain
 	diskHung
 	messageLost
@@ -155,6 +164,50 @@ const (
 	readFailed
 	readAtFollower
 	readWaitedForApply
+	damageAtStart
+	damageWhileRunning
+	damageAtLeader
+	damageRepaired
+	leaderRecovers
+	tailDiscarded
+	recoveryStuck
+	snapshotForRepair
+	startFenced
+	fenceLifted
+	lostLogNoticed
+	damageScrubbed
+	bitFlipped
+	sectorZeroed
+	sectorMisdirected
+	sectorGarbled
+	voteCopyHit
+	voteHit
+	voteOutdated
+	snapshotHit
+	headerHit
+	segmentLost
+	logGone
+	diskGone
+	foundClean
+	foundDegraded
+	foundCorrupt
+	foundFenced
+	fencedForEverything
+	startRefusedForDamage
+	refusedDamaged
+	refusedTermLost
+	refusedWiped
+	snapshotFellBack
+	lastSnapshotLost
+	startBehindLostSnapshot
+	lostSnapshotFetched
+	snapshotUnreadable
+	snapshotTakenForDamaged
+	restoreFoundDamage
+	writeFailed
+	writeTorn
+	failedLeaderHandsOver
+	clusterUnavailable
 	situations
 )
 
@@ -178,13 +231,26 @@ var situationNames = [situations]string{
 	"voter demoted", "voter swapped", "server removed", "change pending", "change conflict", "change refused", "start in joint",
 	"start from snapshot", "start without log", "start refused by disk", "crash in recovery", "crash between operations", "crash between effects",
 	"crash during write", "crash before persisted", "crash while taking snapshot", "crash while receiving snapshot",
-	"all lose power", "doubtful write survived", "doubtful write vanished", "sync failed", "storage failed",
-	"write found disk full", "prepare found disk full", "disk has room again", "disk hung", "message lost", "message cut", "message vanished", "message lost with its connection",
+	"all lose power", "doubtful write survived", "doubtful write vanished", "unfinished write cut off", "name lost", "sector lost",
+	"sector outdated", "file torn", "sync failed", "directory sync failed", "storage failed",
+	"write found disk full", "prepare found disk full", "prepare found disk full before a write did", "spare made after a full disk",
+	"disk has room again", "disk hung", "message lost", "message cut", "message vanished", "message lost with its connection",
 	"message duplicated", "message overtaken", "message very late", "message for successor", "dead incarnation refused", "removed server refused",
 	"connection reset", "connection half open", "link late", "one way cut", "network split", "network bridge", "clock rate changed", "proposed without leading",
 	"proposed while transferring", "proposed while overloaded", "proposed while full", "proposal dropped", "outcome unknown",
 	"unknown took effect", "unknown took none", "call timed out", "call never appended", "result skipped by snapshot",
 	"read at deposed leader", "read at deposed leader after its successor committed", "read confirmed", "read failed", "read at follower", "read waited for apply",
+	"damage at start", "damage while running", "damage at leader", "damage repaired", "leader recovers", "tail discarded", "recovery stuck",
+	"snapshot for repair", "start fenced", "fence lifted", "lost log noticed",
+	"damage found by a scrub", "bit flipped", "sector zeroed", "sector written in a wrong place", "sector garbled",
+	"copy of term and vote damaged", "term and vote damaged", "term and vote outdated", "snapshot damaged",
+	"segment header damaged", "segment lost", "log lost", "disk lost", "damaged disk found clean",
+	"damaged disk found degraded", "damaged disk found corrupt", "damaged disk found fenced", "fenced at the highest term",
+	"start refused for damage", "refused as damaged", "refused as term and vote lost",
+	"refused as wiped", "snapshot fell back to an older one", "last snapshot lost", "start behind a lost snapshot",
+	"lost snapshot fetched", "snapshot found damaged when sent", "snapshot taken for a damaged one",
+	"snapshot found damaged when restored", "write failed", "write torn by an error", "failed leader hands over",
+	"cluster stays unavailable",
 }
 
 // String names the situation.
@@ -282,6 +348,14 @@ func (w *world) sawCrash(v *server, power bool) {
 			w.hitIf(hs != nil && hs.VotedFor != "", voteLostByCrash)
 		}
 	}
+}
+
+// sawPowerLoss looks at what became of what was not synced.
+func (w *world) sawPowerLoss(o vfs.CrashOutcome) {
+	w.hitIf(o.NamesLost > 0, nameLost)
+	w.hitIf(o.SectorsLost > 0, sectorLost)
+	w.hitIf(o.SectorsOld > 0, sectorOutdated)
+	w.hitIf(o.FilesTorn > 0, fileTorn)
 }
 
 func (w *world) sawConfiguration(v *server, e raft.ConfigurationChange) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,7 +18,8 @@ import (
 type writer struct {
 	queue   []raft.Write
 	busy    bool // a write is on its way to the disk, or planned
-	full    bool // the core believes that there is no room
+	full    bool // a command found no room
+	noSpare bool // nor is there any to make ready for later ones
 	compact raft.Index
 	idle    uint64 // counts the writes, so that only the last one is followed by Idle
 }
@@ -57,9 +59,8 @@ func (v *server) write() {
 	var last uint64
 	for range todo {
 		wr := &v.writer.queue[0]
-		err := v.wal.Write(wr.Batch)
+		err := v.writeBatch(wr.Batch)
 		if err == nil {
-			v.memory.durable.apply(&wr.Batch)
 			v.w.printf(v, "durable: write %d, log ends at %d", wr.Seq, v.memory.durable.last())
 			last = wr.Seq
 			if v.writer.full && hasCommand(wr.Entries) {
@@ -81,10 +82,11 @@ func (v *server) write() {
 	if v.writer.compact > 0 && v.core != nil {
 		to := v.writer.compact
 		v.writer.compact = 0
-		if err := v.wal.Compact(to); err != nil && v.crashedBy(err) {
+		if err := v.wal.Compact(to); err != nil && !v.storageBroke(fmt.Errorf("compact to %d: %w", to, err)) {
 			return
 		}
 		v.memory.compactedTo = max(v.memory.compactedTo, to)
+		v.sick.holes = slices.DeleteFunc(v.sick.holes, func(h hole) bool { return h.id.Index <= to })
 		w.hit(logCompacted)
 	}
 	if last > 0 {
@@ -109,11 +111,7 @@ func hasCommand(es []raft.Entry) bool {
 // awaitRoom tries again after a pause.
 func (v *server) awaitRoom(err error) {
 	v.w.hit(writeFoundDiskFull)
-	if !v.writer.full {
-		v.writer.full = true
-		v.w.printf(v, "disk full: %v", err)
-		v.input("storage full", func(c *raft.Core) { c.StorageState(v.local(), raft.StorageFull) })
-	}
+	v.setFull(&v.writer.full, true, err)
 	if v.core == nil {
 		return
 	}
@@ -121,11 +119,23 @@ func (v *server) awaitRoom(err error) {
 	v.w.on(v, 100*time.Millisecond, v.write)
 }
 
-// roomAgain tells the core that commands fit again, or may be tried.
+// roomAgain notes that commands fit again, or may be tried.
 func (v *server) roomAgain() {
-	v.writer.full = false
 	v.w.hit(diskHasRoomAgain)
-	v.input("storage ok", func(c *raft.Core) { c.StorageState(v.local(), raft.StorageOK) })
+	v.setFull(&v.writer.full, false, nil)
+}
+
+// setFull changes one of the two reasons for which a disk counts as full, and tells the core when that makes a difference.
+func (v *server) setFull(reason *bool, full bool, err error) {
+	before := v.writer.full || v.writer.noSpare
+	*reason = full
+	switch after := v.writer.full || v.writer.noSpare; {
+	case after && !before:
+		v.w.printf(v, "disk full: %v", err)
+		v.input("storage full", func(c *raft.Core) { c.StorageState(v.local(), raft.StorageFull) })
+	case before && !after:
+		v.input("storage ok", func(c *raft.Core) { c.StorageState(v.local(), raft.StorageOK) })
+	}
 }
 
 // storageBroke handles an error that is final for the process: a crash, or a disk that failed. In the second case the core hands
@@ -158,19 +168,19 @@ func (v *server) crashedBy(err error) bool {
 
 // excused reports whether an error is one that this simulation has caused.
 func (v *server) excused(err error) bool {
-	return errors.Is(err, vfs.ErrIO) || errors.Is(err, raft.ErrStorageFull) || errors.Is(err, syscall.ENOSPC)
+	var corrupt *raft.CorruptionError
+	if errors.As(err, &corrupt) && corrupt.Damage == (raft.Damage{}) && v.sick.snapshot && v.up() {
+		v.w.hit(restoreFoundDamage)
+		return true
+	}
+	return errors.Is(err, vfs.ErrIO) || errors.As(err, new(vfs.ShortWrite)) || errors.Is(err, raft.ErrStorageFull) || errors.Is(err, syscall.ENOSPC)
 }
 
 // tidyLater plans what a node does beside its writes, or when it is idle for a moment.
 func (v *server) tidyLater() {
 	v.writer.idle++
 	mark := v.writer.idle
-	v.w.on(v, upTo(v.w.forDisks, 20*time.Millisecond), func() {
-		if _, err := v.wal.Prepare(); err != nil {
-			v.w.hitIf(errors.Is(err, raft.ErrStorageFull), prepareFoundDiskFull)
-			v.crashedBy(err)
-		}
-	})
+	v.w.on(v, upTo(v.w.forDisks, v.w.diskTime()), v.prepare) // too late, now and then: then a write has to do it
 	v.w.on(v, 50*time.Millisecond, func() {
 		if mark != v.writer.idle || len(v.writer.queue) > 0 {
 			return
@@ -185,6 +195,40 @@ func (v *server) tidyLater() {
 	})
 }
 
+// prepare does a slice of the work ahead of the writes.
+func (v *server) prepare() {
+	if hang := v.health.hangUntil; hang > v.w.now {
+		v.w.on(v, hang-v.w.now, v.prepare)
+		return
+	}
+	_, err := v.wal.Prepare() // a slice at a time; the next one comes after a write
+	switch {
+	case errors.Is(err, raft.ErrStorageFull):
+		v.w.hit(prepareFoundDiskFull)
+		v.w.hitIf(!v.writer.full && !v.writer.noSpare, prepareFoundDiskFullFirst)
+		if !v.writer.noSpare { // one who tries again is enough
+			v.setFull(&v.writer.noSpare, true, err)
+			v.w.on(v, 500*time.Millisecond, v.prepareAgain)
+		}
+	case err != nil:
+		v.crashedBy(err) // a write that needs what is missing will fail, and decide
+	default:
+		v.w.hitIf(v.writer.noSpare, spareAfterFullDisk)
+		v.setFull(&v.writer.noSpare, false, nil)
+	}
+}
+
+// prepareAgain is prepare for a disk that was full.
+func (v *server) prepareAgain() {
+	if !v.writer.noSpare {
+		return
+	}
+	v.prepare()
+	if v.core != nil && v.writer.noSpare {
+		v.w.on(v, 500*time.Millisecond, v.prepareAgain)
+	}
+}
+
 // applyHealth gives the disk its faults, after a change of them or of the disk.
 func (v *server) applyHealth() {
 	if v.health.full {
@@ -192,16 +236,34 @@ func (v *server) applyHealth() {
 	} else {
 		v.disk.SetSpace(-1)
 	}
-	if v.health.failSyncs == 0 {
+	v.applyFaults()
+}
+
+// applyFaults makes operations fail that are to fail.
+func (v *server) applyFaults() {
+	if v.health.failSyncs == 0 && v.health.failWrites == 0 {
 		v.disk.SetFault(nil)
 		return
 	}
 	v.disk.SetFault(func(op vfs.Op) error {
-		if op.Kind != vfs.OpSync || v.health.failSyncs == 0 {
+		if v.health.failWrites > 0 && op.Kind == vfs.OpWrite {
+			v.health.failWrites--
+			v.w.hit(writeFailed)
+			if n := v.health.writesPart; n > 0 && n < op.Length {
+				v.w.hit(writeTorn)
+				if n%vfs.SectorSize != 0 {
+					v.hurt() // part of a sector is what no crash leaves: a batch that nobody was told of may look damaged
+				}
+				return vfs.ShortWrite{N: n}
+			}
+			return vfs.ErrIO
+		}
+		if v.health.failSyncs == 0 || op.Kind != vfs.OpSyncDir && (op.Kind != vfs.OpSync || v.health.failNames) {
 			return nil
 		}
 		v.health.failSyncs--
 		v.w.hit(syncFailed)
+		v.w.hitIf(op.Kind == vfs.OpSyncDir, directorySyncFailed)
 		return vfs.ErrIO
 	})
 }
@@ -231,6 +293,10 @@ func (v *server) load(l raft.Load, asked raft.Term) {
 	case errors.Is(err, raft.ErrCompacted):
 		v.w.hit(loadCompacted)
 		v.input("load failed", func(c *raft.Core) { c.LoadFailed(v.local(), l.ID, raft.LoadCompacted) })
+	case v.foundDamage(err):
+		if v.core != nil {
+			v.input("load failed", func(c *raft.Core) { c.LoadFailed(v.local(), l.ID, raft.LoadDamaged) })
+		}
 	case (v.role != raft.Leader || v.term != asked) && l.Hi > v.memory.durable.last()+1:
 		v.w.hit(loadTruncated) // another leader has cut them off meanwhile
 		v.input("load failed", func(c *raft.Core) { c.LoadFailed(v.local(), l.ID, raft.LoadDamaged) })
@@ -245,6 +311,7 @@ type applier struct {
 	queue   []raft.Apply
 	busy    bool
 	applied raft.Index
+	waits   bool // for entries that cannot be read
 	gap     bool // the next entries are compacted; a snapshot that covers them must follow
 	since   int  // entries applied since the last snapshot
 	taking  bool
@@ -298,6 +365,9 @@ func (v *server) wakeApplier() {
 	if v.w.healed {
 		d = min(d, time.Millisecond) // or the state machines would never come to an end
 	}
+	if v.applier.waits {
+		d, v.applier.waits = d+repairPause, false
+	}
 	v.w.on(v, max(upTo(v.w.forDisks, d), v.health.applyAfter-v.w.now), v.apply)
 }
 
@@ -311,6 +381,9 @@ func (v *server) apply() {
 	case piece.Restore != nil && v.restoreQueued():
 		v.w.hit(restoreOvertaken)
 		a.gap = true
+	case piece.Restore != nil && piece.Restore.Index <= a.applied:
+		a.gap = false // it was for entries that could not be read, and which came before it
+		v.input("applied", func(c *raft.Core) { c.Applied(v.local(), v.applier.applied) })
 	case piece.Restore != nil:
 		v.w.hit(snapshotInstalled)
 		v.w.hitIf(a.taking, snapshotInstalledWhileTaking)
@@ -320,15 +393,27 @@ func (v *server) apply() {
 		}
 		v.skipped(piece.Restore.Index)
 		v.input("restored", func(c *raft.Core) { c.Applied(v.local(), piece.Restore.Index) })
+		v.tellEmbedder(Embedder.Applied)
 	case a.gap:
 	default:
 		es := piece.Entries
 		if es == nil {
 			var err error
-			if es, err = v.stored(piece.Lo, piece.Hi); err != nil {
+			lo := max(piece.Lo, a.applied+1)
+			if es, err = v.stored(lo, piece.Hi); err != nil {
 				v.storageBroke(err)
 				return
 			}
+			if v.core == nil {
+				return
+			}
+			if rest := lo + raft.Index(len(es)); rest < piece.Hi && !a.gap { // the rest cannot be read now
+				a.queue = slices.Insert(slices.Clone(a.queue), 0, raft.Apply{Lo: rest, Hi: piece.Hi})
+				a.waits = true
+			}
+		}
+		for len(es) > 0 && es[0].Index <= a.applied { // handed out again behind a snapshot that came too late
+			es = es[1:]
 		}
 		v.applyEntries(es)
 	}
@@ -351,6 +436,11 @@ func (v *server) stored(lo, hi raft.Index) (all []raft.Entry, err error) {
 	for lo < hi {
 		es, err := v.wal.Entries(lo, hi, 500)
 		switch {
+		case err != nil && v.foundDamage(err):
+			if v.restoreQueued() {
+				v.applier.gap = true
+			}
+			return all, nil
 		case errors.Is(err, raft.ErrCompacted) && v.restoreQueued():
 			v.w.hit(applyCompacted)
 			v.applier.gap = true
@@ -412,6 +502,7 @@ func (v *server) applyBatch(es []raft.Entry) {
 		w.stateMachineSafety(v)
 	}
 	a.since += len(es)
+	v.tellEmbedder(Embedder.Applied)
 	v.input("applied", func(c *raft.Core) { c.Applied(v.local(), v.applier.applied) })
 	if v.core != nil && w.knobs.snapshotEvery > 0 && a.since >= w.knobs.snapshotEvery && w.knobs.faults&Snapshot != 0 {
 		v.takeSnapshot()
@@ -436,7 +527,7 @@ func (v *server) applyCommands(commands []raft.Entry, results []any) error {
 // takeSnapshot takes a view now and writes it a little later, beside further applies.
 func (v *server) takeSnapshot() {
 	w, at := v.w, v.applier.applied
-	if v.applier.taking || at == 0 || at <= v.memory.snapshot {
+	if v.applier.taking || at == 0 || at <= v.memory.snapshot && v.sick.unsent == 0 || at < v.sick.unsent {
 		return
 	}
 	w.stateMachineSafety(v)
@@ -454,6 +545,8 @@ func (v *server) takeSnapshot() {
 		case err == nil && meta.Index > 0:
 			v.memory.snapshot = max(v.memory.snapshot, meta.Index)
 			w.printf(v, "snapshot at %d taken", meta.Index)
+			w.hitIf(v.sick.unsent > 0, snapshotTakenForDamaged)
+			v.sick.unsent = 0
 			w.hit(snapshotTaken)
 			w.hitIf(meta.Configuration.Joint(), snapshotInJoint)
 			w.storedSnapshotEqualsModel(v, meta.Index)
@@ -506,10 +599,11 @@ func (v *server) sendSnapshot(t raft.SnapshotTransfer) {
 			v.crashedBy(err)
 			if v.core != nil {
 				failed()
+				v.snapshotUnreadable(m.Body.(raft.InstallSnapshot).Meta.Index, err)
 			}
 			return
 		}
-		m.Body = raft.InstallSnapshot{Meta: meta}
+		m.Body = raft.InstallSnapshot{Meta: meta, Repair: m.Body.(raft.InstallSnapshot).Repair}
 		to := w.server(m.To)
 		if to == nil || !to.up() || w.network.drops(v, to) {
 			w.hit(snapshotLost)
@@ -536,6 +630,21 @@ func (v *server) sendSnapshot(t raft.SnapshotTransfer) {
 
 // brokenTransferAfter is how long the sender of a snapshot needs to notice that its receiver is gone.
 const brokenTransferAfter = time.Second
+
+// snapshotUnreadable takes another snapshot where one was found damaged that is to be sent.
+func (v *server) snapshotUnreadable(index raft.Index, err error) {
+	var corrupt *raft.CorruptionError
+	switch {
+	case !errors.As(err, &corrupt):
+		return
+	case !v.sick.snapshot:
+		v.w.broken("inv 19: %s cannot read snapshot %d: %v", v.id, index, err)
+		return
+	}
+	v.w.hit(snapshotUnreadable)
+	v.sick.unsent = index
+	v.takeSnapshot()
+}
 
 func (v *server) readSnapshot(index raft.Index) (meta raft.SnapshotMeta, content []byte, err error) {
 	meta, r, err := v.wal.Snapshots().Open(index)
@@ -564,7 +673,8 @@ func (v *server) receiveSnapshot(m raft.Message, content []byte, done func(ok bo
 		step(m)
 		return
 	}
-	want := m.Body.(raft.InstallSnapshot).Meta
+	want, repair := m.Body.(raft.InstallSnapshot).Meta, m.Body.(raft.InstallSnapshot).Repair
+	w.hitIf(repair, snapshotForRepair)
 	sink, err := v.wal.Snapshots().Create(want)
 	if err == nil {
 		if _, e := io.Copy(sink, strings.NewReader(string(content))); e != nil {
@@ -585,7 +695,8 @@ func (v *server) receiveSnapshot(m raft.Message, content []byte, done func(ok bo
 		}
 		v.memory.snapshot = max(v.memory.snapshot, meta.Index)
 		w.hitIf(!v.core.WantsSnapshot(m), snapshotOvertakenByAppends)
-		m.Body = raft.InstallSnapshot{Meta: meta}
+		w.hitIf(v.lacksSnapshot(), lostSnapshotFetched)
+		m.Body = raft.InstallSnapshot{Meta: meta, Repair: repair}
 		step(m)
 	})
 }

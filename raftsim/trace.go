@@ -81,6 +81,10 @@ func describe(m *raft.Message) string {
 		return fmt.Sprintf("pre-vote t%d granted %v", m.Term, b.Granted)
 	case raft.InstallSnapshot:
 		return fmt.Sprintf("snapshot t%d %d@%d", m.Term, b.Meta.Index, b.Meta.Term)
+	case raft.FetchEntries:
+		return fmt.Sprintf("fetch t%d %v or a snapshot at %d", m.Term, b.Wanted, b.Snapshot)
+	case raft.FetchEntriesReply:
+		return fmt.Sprintf("fetched t%d %v +%d commit %d leading %v", m.Term, b.Held, len(b.Entries), b.CommitIndex, b.Leading)
 	case raft.InstallSnapshotReply:
 		return fmt.Sprintf("snapshot reply t%d match %d", m.Term, b.MatchIndex)
 	default:

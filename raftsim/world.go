@@ -23,22 +23,24 @@ type world struct {
 	// One generator for each source of chance, so that leaving out a fault changes nothing before that fault.
 	forNetwork, forDisks, forFaults, forClients *rand.Rand
 
-	knobs   knobs
-	servers []*server // in the order of their making; none ever leaves, removed members included
-	network network
-	clients clients
-	plan    plan
+	knobs     knobs
+	servers   []*server // in the order of their making; none ever leaves, removed members included
+	network   network
+	clients   clients
+	plan      plan
+	embedding *Embedding // nil: there is none
 
 	drawn    int      // faults
 	faultLog []string // those that took place
 
-	healed  bool
-	quiet   time.Duration // until the next fault, at least: so that others can act on the one before
-	failure error
-	atEnd   bool // nothing was broken by an event: what fails, fails in the checks at the end
-	diverge bool // what was broken is that two states differ
-	trace   trace
-	reached [situations]uint32
+	healed   bool
+	quiet    time.Duration // until the next fault, at least: so that others can act on the one before
+	failure  error
+	atEnd    bool   // nothing was broken by an event: what fails, fails in the checks at the end
+	hopeless string // why the cluster need not come back; "": it has to
+	diverge  bool   // what was broken is that two states differ
+	trace    trace
+	reached  [situations]uint32
 
 	model model // what the invariants remember
 }
@@ -60,7 +62,10 @@ type knobs struct {
 	chunkBytes    int
 	faultTime     time.Duration // until everything is healed
 	mergeWrites   bool          // all writes that wait are made durable before any is reported
-	retransmit    bool          // messages for a process may reach its successor
+	scrubEvery    time.Duration // 0: nobody looks for damage before everything is healed
+	scrubBytes    int
+	reckless      bool // damage may be more than the cluster can bear
+	retransmit    bool // messages for a process may reach its successor
 }
 
 // pick draws one of several values.
@@ -114,6 +119,7 @@ func (w *world) drawKnobs(r *rand.Rand) {
 			MaxInflightMessages: pick(r, 1, 2, 8, 256), MaxUncommittedBytes: pick(r, 500, 4000, 64<<20),
 			MaxUnappliedBytes: pick(r, 1, 500, 64<<20), MaxTailBytes: pick(r, 1, 300, 16<<20),
 			TrailingEntries: pick(r, uint64(1), 3, 20, 200), DisablePreVote: r.IntN(5) == 0, DisableCheckQuorum: r.IntN(8) == 0,
+			CatchUpBytesPerSecond: pick(r, 10_000, 100_000, 32<<20),
 		},
 		snapshotEvery: pick(r, 0, 5, 20, 100),
 		hashEvery:     pick(r, raft.Index(1), 1, 4, 16),
@@ -125,7 +131,8 @@ func (w *world) drawKnobs(r *rand.Rand) {
 		segmentBytes:  pick(r, int64(16<<10), 16<<10, 32<<10, 128<<10),
 		chunkBytes:    pick(r, 16, 64, 64<<10),
 		mergeWrites:   r.IntN(2) == 0, retransmit: r.IntN(2) == 0,
-		faultTime: w.opts.FaultTime,
+		faultTime:  w.opts.FaultTime,
+		scrubEvery: pick(r, 0, 300*time.Millisecond, 2*time.Second), scrubBytes: pick(r, 4<<10, 64<<10, 1<<20), reckless: r.IntN(4) == 0,
 	}
 	w.knobs.faults = w.opts.Faults & AllFaults
 	if r.IntN(2) == 0 {
@@ -235,6 +242,7 @@ func (w *world) run() {
 			w.broken("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
+	w.embed()
 	w.found()
 	w.clients.begin()
 	w.after(0, w.nextFault)
@@ -263,7 +271,10 @@ func (w *world) run() {
 			w.checkUnfinished()
 			return
 		}
-		if w.healed && w.clients.finished() && w.converged() == nil {
+		if w.hopeless != "" {
+			break
+		}
+		if w.healed && w.clients.finished() && w.embedderConverged() == nil && w.converged() == nil {
 			break
 		}
 		if w.done > maxEvents {

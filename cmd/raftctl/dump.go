@@ -62,7 +62,7 @@ func (c *call) dump(ctx context.Context, args []string) (int, error) {
 	if !c.json {
 		d.json = nil
 	}
-	err := wal.Dump(ctx, c.fs, c.dir, raft.Index(*from), hi, d.begin, d.entry)
+	err := wal.Dump(ctx, c.fs, c.dir, raft.Index(*from), hi, d.begin, d.entry, c.keys...)
 	if err == nil {
 		err = d.end()
 	}

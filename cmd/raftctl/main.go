@@ -3,10 +3,12 @@
 //	raftctl inspect DIR    everything about the directory: whose it is, log, term and vote, snapshots, damage
 //	raftctl verify DIR     only what is wrong, with the file, the offset, what it means and what to do
 //	raftctl dump DIR       the entries of the log; -from and -to choose some
+//	raftctl keys DIR       which keys its files are encrypted with; needs none of them
 //	raftctl recover -cluster ID DIR
 //	                       a majority is lost: make this server the only member of a new cluster, after asking
 //
-// With -format json all but dump print one object, and dump one object a line. The first three change nothing. docs/raftctl.md has more.
+// With -format json all but dump print one object, and dump one object a line. All but recover change nothing. An encrypted directory needs
+// -key-file FILE, as package storage/keyring reads it. docs/raftctl.md has more.
 //
 // It ends with 0 if the directory is good, which includes an unfinished write that the next start leaves out; with 1 if something is
 // damaged; with 2 if it was called in a wrong way, or told not to go on; with 3 if the directory cannot be read or written, a server
@@ -22,6 +24,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/steadyraft/raft/storage/keyring"
 	"github.com/steadyraft/raft/storage/vfs"
 	"github.com/steadyraft/raft/storage/wal"
 )
@@ -48,14 +51,15 @@ type call struct {
 	flags  *flag.FlagSet
 	json   bool
 	dir    string
+	keys   []wal.InspectOption
 }
 
-const usage = "usage: raftctl inspect, verify, dump or recover, each with its flags and a data directory; -h behind one lists its flags"
+const usage = "usage: raftctl inspect, verify, dump, keys or recover, each with its flags and a data directory; -h behind one lists its flags"
 
 func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	c := &call{fs: vfs.OS{}, stdin: stdin, stdout: stdout, stderr: stderr}
 	verbs := map[string]func(context.Context, []string) (int, error){
-		"inspect": c.inspect, "verify": c.verify, "dump": c.dump, "recover": c.recover,
+		"inspect": c.inspect, "verify": c.verify, "dump": c.dump, "keys": c.keyUse, "recover": c.recover,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
 		c.say("%s\n", usage)
@@ -76,6 +80,7 @@ func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 // parse reads the flags and the directory.
 func (c *call) parse(args []string) error {
 	format := c.flags.String("format", "text", "text or json")
+	keyFile := c.flags.String("key-file", "", "the keys of an encrypted directory, one a line: its ID and 64 hexadecimal digits")
 	if err := c.flags.Parse(args); err != nil {
 		return err
 	}
@@ -86,6 +91,13 @@ func (c *call) parse(args []string) error {
 		return fmt.Errorf("want one data directory behind the flags, have %q", c.flags.Args())
 	}
 	c.json, c.dir = *format == "json", c.flags.Arg(0)
+	if *keyFile != "" {
+		keys, err := keyring.Open(*keyFile)
+		if err != nil {
+			return err
+		}
+		c.keys = append(c.keys, wal.WithKeys(keys))
+	}
 	return nil
 }
 
@@ -111,7 +123,7 @@ func (c *call) report(
 	if err := c.parse(args); err != nil {
 		return exitUsage, err
 	}
-	r, err := wal.Inspect(ctx, c.fs, c.dir)
+	r, err := wal.Inspect(ctx, c.fs, c.dir, c.keys...)
 	if err != nil {
 		return exitUnreadable, err
 	}
@@ -128,8 +140,33 @@ func (c *call) report(
 	return exitOf(r.Verdict), nil
 }
 
+// keyUse prints which keys are needed.
+func (c *call) keyUse(_ context.Context, args []string) (int, error) {
+	if err := c.parse(args); err != nil {
+		return exitUsage, err
+	}
+	uses, err := wal.KeyUse(c.fs, c.dir)
+	if err != nil {
+		return exitUnreadable, err
+	}
+	if c.json {
+		e := json.NewEncoder(c.stdout)
+		e.SetIndent("", "  ")
+		err = e.Encode(struct {
+			Directory string        `json:"directory"`
+			Keys      []wal.KeyUses `json:"keys"`
+		}{c.dir, uses})
+	} else {
+		err = printKeys(c.stdout, uses)
+	}
+	if err != nil {
+		return exitUnreadable, fmt.Errorf("print: %w", err)
+	}
+	return exitGood, nil
+}
+
 func exitOf(v wal.Verdict) int {
-	if v.Worse(wal.Unfinished) {
+	if v.Worse(wal.Torn) {
 		return exitDamaged
 	}
 	return exitGood

@@ -16,6 +16,7 @@ import (
 func printReport(w io.Writer, r *wal.Report) error {
 	var b bytes.Buffer
 	printServer(&b, r)
+	printLost(&b, r)
 	printNewest(&b, r)
 	printConfigurations(&b, r)
 	fmt.Fprintf(&b, "\nsegments, %d in use\n", inUse(r))
@@ -46,10 +47,34 @@ func printReport(w io.Writer, r *wal.Report) error {
 			filepath.Base(s.Path), entryID(s.Meta.ID()), s.Meta.Size, s.Meta.ConfigurationIndex, state)
 	}
 	_ = t.Flush()
+	if len(r.Keys) > 0 && r.Keys[len(r.Keys)-1].ID != 0 {
+		b.WriteString("\nencryption\n")
+		writeKeys(&b, r.Keys)
+	}
 	fmt.Fprintf(&b, "\nverdict     %s\n", r.Verdict)
 	printFindings(&b, r)
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// printKeys prints which keys are needed.
+func printKeys(w io.Writer, uses []wal.KeyUses) error {
+	var b bytes.Buffer
+	writeKeys(&b, uses)
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+func writeKeys(b *bytes.Buffer, uses []wal.KeyUses) {
+	t := table(b)
+	for _, u := range uses {
+		name := fmt.Sprintf("key %d", u.ID)
+		if u.ID == 0 {
+			name = "not encrypted"
+		}
+		fmt.Fprintf(t, "  %s\t%d segments\t%d vote records\t%d snapshots\t\n", name, u.Segments, u.Votes, u.Snapshots)
+	}
+	_ = t.Flush() // into memory
 }
 
 // printServer prints whose directory it is, and the bounds of its log.
@@ -74,6 +99,26 @@ func printServer(b *bytes.Buffer, r *wal.Report) {
 		fmt.Fprintf(b, "log         entries 1 to %v\n", r.Last)
 	default:
 		fmt.Fprintf(b, "log         entries %d to %v; those up to %v are in a snapshot only\n", r.Compacted.Index+1, r.Last, r.Compacted)
+	}
+}
+
+// printLost prints what the server has to get from the others.
+func printLost(b *bytes.Buffer, r *wal.Report) {
+	for _, d := range r.Damaged {
+		what := fmt.Sprintf("entry %d", d.First)
+		if d.Last > d.First {
+			what = fmt.Sprintf("entries %d to %d", d.First, d.Last)
+		}
+		if d.MayConfigure {
+			what += ", perhaps with a configuration"
+		}
+		fmt.Fprintf(b, "unreadable  %s\n", what)
+	}
+	switch {
+	case r.Fence.Term == raft.MaxTerm:
+		b.WriteString("fence       the log has lost its end, and it is not known how far it went\n")
+	case r.Fence.Index > 0:
+		fmt.Fprintf(b, "fence       entry %v: the log has lost its end, and may have gone so far\n", r.Fence)
 	}
 }
 

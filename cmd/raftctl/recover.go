@@ -29,7 +29,7 @@ func (c *call) recover(ctx context.Context, args []string) (int, error) {
 	if c.json && !*yes {
 		return exitUsage, errors.New("-format json asks nobody: it goes with -yes")
 	}
-	plan, err := wal.PlanRecovery(ctx, c.fs, c.dir, *cluster, *address)
+	plan, err := wal.PlanRecovery(ctx, c.fs, c.dir, *cluster, *address, c.keys...)
 	if err != nil {
 		return recoverExit(err), err
 	}
@@ -43,7 +43,7 @@ func (c *call) recover(ctx context.Context, args []string) (int, error) {
 			return exitUsage, err
 		}
 	}
-	if err := wal.Recover(ctx, c.fs, plan); err != nil {
+	if err := wal.Recover(ctx, c.fs, plan, c.keys...); err != nil {
 		return recoverExit(err), err
 	}
 	if c.json {
@@ -92,6 +92,10 @@ func printPlan(w io.Writer, p *wal.Recovery) error {
 
 	fmt.Fprintf(&b, "What may be lost or change:\n")
 	item := func(format string, args ...any) { fmt.Fprintf(&b, "- "+format+"\n", args...) }
+	if p.GivenUp.Index > 0 {
+		item("Entry %d cannot be read: it and all behind it, up to %v, are given up. If another survivor has it, recover that one.",
+			p.Last.Index+1, p.GivenUp)
+	}
 	item("Every entry behind %s is lost for good, also those that the lost servers had acknowledged to clients.", entryID(p.Last))
 	if p.Last.Index > p.Snapshot.Index {
 		item("Entries %d to %d are in the log, but whether they were committed is not known here. All of them will be: a call whose outcome\n"+

@@ -66,6 +66,11 @@ const (
 	persistOne
 	persistAll
 	crash
+	damage
+	forget
+	mislay
+	find
+	repair
 	propose
 	read
 	change
@@ -79,14 +84,15 @@ const (
 
 // Kinds names the events that [Result.Events] counts. After a crash a server starts again within the same event.
 func Kinds() []string {
-	return []string{"deliver", "duplicate", "timeout", "heartbeat", "persist one", "persist all", "crash", "propose", "read", "change", "snapshot",
+	return []string{"deliver", "duplicate", "timeout", "heartbeat", "persist one", "persist all", "crash", "damage", "lost end", "lost snapshot", "damage found",
+		"repair", "propose", "read", "change", "snapshot",
 		"break off", "transfer", "resign"}
 }
 
 // MessageKinds names the messages that [Result.Messages] counts.
 func MessageKinds() []string {
 	return []string{"PreVote", "PreVoteReply", "RequestVote", "RequestVoteReply", "AppendEntries", "AppendEntriesReply", "InstallSnapshot",
-		"InstallSnapshotReply", "TimeoutNow", "TimeoutNowReply"}
+		"InstallSnapshotReply", "TimeoutNow", "TimeoutNowReply", "FetchEntries", "FetchEntriesReply"}
 }
 
 // action is one event. It means something only in the world in which it was found.
@@ -204,7 +210,8 @@ func newExplorer(w World, opt Options) *explorer {
 	}
 	unbounded := uint8(255)
 	x.budgets = [kinds]uint8{deliver: unbounded, duplicate: uint8(w.Duplicates), timeout: uint8(w.Timeouts), heartbeat: uint8(w.Heartbeats),
-		persistOne: unbounded, persistAll: unbounded, breakOff: unbounded, crash: uint8(w.Crashes), propose: uint8(w.Commands), read: uint8(w.Reads),
+		persistOne: unbounded, persistAll: unbounded, breakOff: unbounded, crash: uint8(w.Crashes),
+		damage: uint8(w.Damages), forget: uint8(w.Losses), mislay: uint8(w.Mislaid), find: uint8(w.Finds), repair: uint8(w.Repairs), propose: uint8(w.Commands), read: uint8(w.Reads),
 		snapshot: uint8(w.Snapshots), transfer: uint8(w.Transfers), resign: uint8(w.Resignations)}
 	if w.Timeouts == 0 {
 		x.budgets[timeout] = unbounded
@@ -367,6 +374,19 @@ func (x *explorer) actions(s *state) []action {
 			add(persistAll, i, 0, 0)
 		}
 		add(crash, i, 0, 0)
+		for index := max(n.disk.compacted.Index, 1) + 1; index <= n.disk.last().Index; index++ { // the first is the configuration
+			if !n.disk.isDamaged(index) {
+				add(damage, i, int(index), 0)
+				add(find, i, int(index), 0)
+			}
+			add(forget, i, int(index), 0)
+		}
+		if n.disk.snapshot.Index > 0 {
+			add(mislay, i, 0, 0)
+		}
+		if n.lacks {
+			add(repair, i, 0, 0)
+		}
 		if n.status.AppliedIndex > n.status.SnapshotIndex {
 			add(snapshot, i, 0, 0)
 		}
@@ -506,6 +526,10 @@ func (x *explorer) feed(d *draft, k step) error {
 	c := d.core
 	var refused error
 	switch k.kind {
+	case find:
+		i := raft.Index(k.arg)
+		d.disk.damaged |= 1 << i
+		c.Damaged(standstill, raft.Damage{First: i, Last: i})
 	case deliver:
 		m := k.p.m
 		if x.opt.inject != nil {
@@ -513,13 +537,15 @@ func (x *explorer) feed(d *draft, k step) error {
 		}
 		if b, ok := m.Body.(raft.InstallSnapshot); ok {
 			// Its content came first. When that began the snapshot was wanted, which may have changed since.
-			if b.Meta.Index > d.disk.snapshot.Index {
+			if b.Meta.Index > d.disk.snapshot.Index && (!b.Repair || c.WantsSnapshot(m)) {
 				d.disk.snapshot = b.Meta
 			}
 		}
 		c.Step(standstill, m)
 	case timeout, heartbeat:
 		c.ForceTimeout(standstill)
+	case repair:
+		c.ForceRepair(standstill)
 	case persistOne:
 		return d.persist(1)
 	case persistAll:

@@ -1,6 +1,7 @@
 package explore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,7 +22,13 @@ type disk struct {
 	compacted   raft.EntryID
 	entries     []raft.Entry
 	snapshot    raft.SnapshotMeta
+
+	damaged uint64         // a bit for the index of each entry that cannot be read
+	fence   raft.EntryID   // what the log may have held at its end
+	lost    []raft.EntryID // what it did hold, as far as the fence stands for it
 }
+
+func (d *disk) isDamaged(i raft.Index) bool { return d.damaged>>i&1 != 0 }
 
 func (d *disk) last() raft.EntryID {
 	if n := len(d.entries); n > 0 {
@@ -38,10 +45,12 @@ func (d *disk) termAt(i raft.Index) (raft.Term, bool) {
 	return d.entries[i-d.compacted.Index-1].Term, true
 }
 
-// holds reports whether the entry is durable here, by itself or in a snapshot.
+// holds reports whether the entry is durable here, by itself or in a snapshot. A damaged one counts, because the server knows that it had
+// it, and so does one that is lost, as long as the fence stands for it.
 func (d *disk) holds(id raft.EntryID) bool {
 	t, ok := d.termAt(id.Index)
-	return ok && t == id.Term || id.Index <= max(d.compacted.Index, d.snapshot.Index)
+	return ok && t == id.Term || id.Index <= max(d.compacted.Index, d.snapshot.Index) ||
+		d.fence != (raft.EntryID{}) && slices.Contains(d.lost, id)
 }
 
 // write makes a batch durable.
@@ -54,10 +63,8 @@ func (d *disk) write(b *raft.Batch) error {
 		}
 		d.hard = is
 	}
-	if b.Snapshot != nil {
-		d.compacted, d.entries = b.Snapshot.ID(), nil
-	}
 	if b.TruncateFrom != 0 {
+		d.damaged &= 1<<b.TruncateFrom - 1
 		if b.TruncateFrom <= d.compacted.Index {
 			return fmt.Errorf("entries from %d on are removed, but the log begins behind %v", b.TruncateFrom, d.compacted)
 		}
@@ -65,13 +72,42 @@ func (d *disk) write(b *raft.Batch) error {
 			d.entries = d.entries[:n:n]
 		}
 	}
+	if b.Snapshot != nil {
+		d.install(b.Snapshot.ID())
+	}
 	for i := range b.Entries {
 		if want := d.last().Index + 1; b.Entries[i].Index != want {
 			return fmt.Errorf("entry %v is written where %d is wanted", b.Entries[i].ID(), want)
 		}
 		d.entries = append(slices.Clip(d.entries), b.Entries[i])
 	}
+	for i := range b.Repairs {
+		e := &b.Repairs[i]
+		if t, ok := d.termAt(e.Index); !ok || t != e.Term || e.Index <= d.compacted.Index {
+			return fmt.Errorf("entry %v is repaired, which is not in the log", e.ID())
+		}
+		at := e.Index - d.compacted.Index - 1
+		if was := &d.entries[at]; was.Type != e.Type || !bytes.Equal(was.Data, e.Data) {
+			return fmt.Errorf("entry %v is repaired with another content", e.ID())
+		}
+		d.damaged &^= 1 << e.Index
+	}
+	if b.Fence != nil {
+		if d.fence = *b.Fence; d.fence == (raft.EntryID{}) {
+			d.lost = nil
+		}
+	}
 	return nil
+}
+
+// install begins the log behind a snapshot. "If existing log entry has same index and term as snapshot's last included entry, retain log
+// entries following it" (§7).
+func (d *disk) install(id raft.EntryID) {
+	if t, ok := d.termAt(id.Index); ok && t == id.Term {
+		d.compact(id.Index)
+		return
+	}
+	d.compacted, d.entries, d.damaged = id, nil, 0
 }
 
 func (d *disk) compact(to raft.Index) {
@@ -80,16 +116,20 @@ func (d *disk) compact(to raft.Index) {
 	}
 	n := to - d.compacted.Index
 	d.compacted, d.entries = d.entries[n-1].ID(), d.entries[n:]
+	d.damaged &^= 1<<(to+1) - 1
 }
 
 func (d *disk) recovered(id raft.NodeID, replica raft.ReplicaID) *raft.Recovered {
 	r := &raft.Recovered{Identity: raft.Identity{Cluster: "lab", Node: id, Replica: replica, Incarnation: d.incarnation},
-		HardState: d.hard, Snapshot: d.snapshot, Compacted: d.compacted, LastIndex: d.last().Index}
+		HardState: d.hard, Snapshot: d.snapshot, Compacted: d.compacted, LastIndex: d.last().Index, Fence: d.fence}
 	for _, e := range d.entries {
+		if d.isDamaged(e.Index) {
+			r.Damaged = append(r.Damaged, raft.Damage{First: e.Index, Last: e.Index, MayConfigure: e.Type == raft.EntryConfiguration})
+		}
 		if n := len(r.Terms); n == 0 || r.Terms[n-1].Term != e.Term {
 			r.Terms = append(r.Terms, raft.TermStart{Index: e.Index, Term: e.Term})
 		}
-		if e.Type == raft.EntryConfiguration {
+		if e.Type == raft.EntryConfiguration && !d.isDamaged(e.Index) {
 			r.Configurations = append(r.Configurations, e)
 		}
 	}
@@ -115,6 +155,7 @@ type node struct {
 	voters     [2][]int           // of the configuration in force: the new half, and the old one while it is joint
 	sums       [][2]uint64        // one for each renaming
 	campaigns  bool               // an election timeout would have an effect
+	lacks      bool               // it has something to ask the others for
 	joint      bool
 }
 
@@ -153,7 +194,16 @@ type outcome struct {
 func (x *explorer) step(k step) *outcome {
 	d := &draft{x: x, node: *k.n}
 	err := d.guarded(func() error {
-		if k.kind == crash {
+		switch k.kind {
+		case damage:
+			d.disk.damaged |= 1 << k.arg
+			return d.crash()
+		case forget:
+			return d.forget(raft.Index(k.arg))
+		case mislay:
+			d.disk.snapshot = raft.SnapshotMeta{}
+			return d.crash()
+		case crash:
 			return d.crash()
 		}
 		d.core = k.n.core.Clone()
@@ -230,6 +280,9 @@ func (d *draft) drain() error {
 				if on, ok := d.disk.termAt(i); !ok || on != t {
 					return fmt.Errorf("entry %d@%d is applied, which is not on its disk", i, t)
 				}
+				if d.disk.isDamaged(i) {
+					return fmt.Errorf("SAFETY inv 24: entry %d@%d is applied, which cannot be read", i, t)
+				}
 			}
 			d.core.Applied(standstill, a.Hi-1)
 		}
@@ -251,6 +304,14 @@ func (d *draft) load(l raft.Load) {
 		return
 	}
 	first := d.disk.compacted.Index + 1
+	for i := l.Lo; i < l.Hi; i++ {
+		if d.disk.isDamaged(i) {
+			l.Hi = i
+		}
+	}
+	if l.Lo == l.Hi { // a core that knows its damage asks for nothing that cannot be read
+		panic(&raft.InvariantError{Broken: fmt.Sprintf("SAFETY inv 24: entry %d is read, which cannot be", l.Lo)})
+	}
 	d.core.Loaded(standstill, l.ID, slices.Clip(d.disk.entries[l.Lo-first:l.Hi-first]))
 }
 
@@ -300,6 +361,8 @@ func (d *draft) checkAcknowledged(match raft.Index) error {
 		want, known := d.core.TermAt(i) // unknown where a snapshot was taken in meanwhile that is not written down yet
 		t, ok := d.disk.termAt(i)
 		switch {
+		case d.disk.isDamaged(i):
+			return fmt.Errorf("SAFETY inv 22: entries up to %d are acknowledged, but %d cannot be read", match, i)
 		case !ok:
 			return fmt.Errorf("SAFETY inv 11: entries up to %d are acknowledged, but %d is not durable", match, i)
 		case known && t != want:
@@ -318,6 +381,21 @@ func (d *draft) crash() error {
 	}
 	d.core, d.queue, d.persisted, d.maxRequest = core, nil, 0, 0
 	return nil
+}
+
+// forget loses the end of the log with a crash, from an entry on. The fence stands for all of it.
+func (d *draft) forget(from raft.Index) error {
+	k := &d.disk
+	last := k.last()
+	for _, e := range k.entries[from-k.compacted.Index-1:] {
+		k.lost = append(slices.Clip(k.lost), e.ID())
+	}
+	if k.fence == (raft.EntryID{}) || last.Term > k.fence.Term || last.Term == k.fence.Term && last.Index > k.fence.Index {
+		k.fence = last
+	}
+	n := from - k.compacted.Index - 1
+	k.entries, k.damaged = k.entries[:n:n], k.damaged&(1<<from-1)
+	return d.crash()
 }
 
 // finish makes the server that has taken the step, or finds it among those that are known.
@@ -352,7 +430,7 @@ func (d *draft) finish() *outcome {
 // requestNumber is the number that the sender gave, 0 for a reply.
 func requestNumber(m raft.Message) uint64 {
 	switch m.Body.(type) {
-	case raft.PreVote, raft.RequestVote, raft.AppendEntries, raft.InstallSnapshot, raft.TimeoutNow:
+	case raft.PreVote, raft.RequestVote, raft.AppendEntries, raft.InstallSnapshot, raft.TimeoutNow, raft.FetchEntries:
 		return m.Request
 	}
 	return 0
@@ -362,6 +440,7 @@ func requestNumber(m raft.Message) uint64 {
 func (n *node) describe(x *explorer) error {
 	n.status = n.core.Status(standstill)
 	n.campaigns = n.status.Role != raft.Leader && n.status.Configuration.IsVoter(x.ids[n.server])
+	n.lacks = len(n.status.Damaged) > 0 || n.status.Fence != (raft.EntryID{})
 	n.joint = n.status.Configuration.Joint()
 	n.voters = [2][]int{}
 	for _, s := range n.status.Configuration.Servers {
@@ -394,6 +473,9 @@ func (n *node) describe(x *explorer) error {
 		}
 		if on, has := n.disk.termAt(i); i <= n.status.DurableIndex && (!has || on != t) {
 			return fmt.Errorf("entry %d@%d counts as durable, and is not", i, t)
+		}
+		if i <= n.status.DurableIndex && n.disk.isDamaged(i) {
+			return fmt.Errorf("SAFETY inv 22: entry %d@%d counts as durable, and cannot be read", i, t)
 		}
 	}
 
@@ -446,7 +528,10 @@ func (n *node) appendTo(b []byte, as raft.Naming) []byte {
 	b = appendDisk(b, &n.disk, as)
 	for i := range n.queue {
 		w := &n.queue[i]
-		part := disk{compacted: raft.EntryID{Index: w.TruncateFrom}, entries: w.Entries}
+		part := disk{compacted: raft.EntryID{Index: w.TruncateFrom}, entries: slices.Concat(w.Entries, w.Repairs)}
+		if w.Fence != nil {
+			part.damaged = 1
+		}
 		if w.HardState != nil {
 			part.hard = *w.HardState
 		}
@@ -471,6 +556,11 @@ func appendDisk(b []byte, d *disk, as raft.Naming) []byte {
 		return v
 	}
 	b = binary.AppendUvarint(b, d.incarnation)
+	b = binary.AppendUvarint(b, d.damaged)
+	b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(d.fence.Term)), uint64(d.fence.Index))
+	for _, id := range d.lost {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(id.Term)), uint64(id.Index))
+	}
 	b = binary.AppendUvarint(b, uint64(d.hard.CurrentTerm))
 	b = append(append(b, name(d.hard.VotedFor)...), 0)
 	b = raft.Message{Body: raft.AppendEntries{PrevLogIndex: d.compacted.Index, PrevLogTerm: d.compacted.Term, Entries: d.entries}}.AppendState(b, as)

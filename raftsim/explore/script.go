@@ -142,11 +142,25 @@ func (x *explorer) line(s *state, a action) string {
 		return fmt.Sprintf("persist %s\n", id)
 	case persistAll:
 		return fmt.Sprintf("persist %s %d\n", id, len(n.queue))
-	case crash:
-		if x.world.SlowDisks {
-			return fmt.Sprintf("crash %s\nstart %s\nslow %s\n", id, id, id)
+	case crash, damage, forget, mislay:
+		lines := fmt.Sprintf("crash %s\n", id)
+		switch a.kind {
+		case damage:
+			lines += fmt.Sprintf("damage %s %d\n", id, a.arg)
+		case forget:
+			lines += fmt.Sprintf("forget %s %d\n", id, a.arg)
+		case mislay:
+			lines += fmt.Sprintf("mislay %s\n", id)
 		}
-		return fmt.Sprintf("crash %s\nstart %s\n", id, id)
+		lines += fmt.Sprintf("start %s\n", id)
+		if x.world.SlowDisks {
+			lines += fmt.Sprintf("slow %s\n", id)
+		}
+		return lines
+	case find:
+		return fmt.Sprintf("find %s %d\n", id, a.arg)
+	case repair:
+		return fmt.Sprintf("repair %s\n", id)
 	case propose:
 		return fmt.Sprintf("propose %s %d.%d\n", id, n.status.Term, n.status.LastIndex+1)
 	case read:

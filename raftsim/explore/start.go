@@ -3,6 +3,7 @@ package explore
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/steadyraft/raft"
@@ -32,6 +33,12 @@ func (x *explorer) begin(s *state) (*state, error) {
 			err = act(action{kind: propose, server: first})
 		case "snapshot":
 			err = act(action{kind: snapshot, server: first})
+		case "mislay":
+			err = act(action{kind: mislay, server: first})
+		case "damage", "forget", "find":
+			index, _ := strconv.Atoi(words[2])
+			kind := map[string]kind{"damage": damage, "forget": forget, "find": find}[words[0]]
+			err = act(action{kind: kind, server: first, arg: uint8(index)})
 		case "settle":
 			err = x.settle(&s, words[1:], act)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/steadyraft/raft"
@@ -22,7 +23,9 @@ type World struct {
 	// Logs gives servers logs to begin with, by their terms; the first entry, of term 1, is always the configuration. A server without
 	// one has just that. Nobody has voted, and every server is in the last of all those terms.
 	Logs map[raft.NodeID][]raft.Term
-	// Start is what happens before the exploration begins, and no bound counts it: "timeout a", "propose a", "snapshot a", and "settle a b",
+	// Start is what happens before the exploration begins, and no bound counts it: "timeout a", "propose a", "snapshot a", "damage a 2" and
+	// "forget a 2" (a starts again without entry 2, or without the end of its log from there on), "mislay a" (without its snapshot), "find a 2"
+	// (a finds out that it cannot read entry 2 any more), and "settle a b",
 	// after which all that these servers have sent each other has arrived, all that they write is durable, and whatever else was under
 	// way is lost.
 	Start []string
@@ -38,6 +41,11 @@ type World struct {
 	Commands     int
 	Duplicates   int // messages delivered and kept
 	Crashes      int
+	Damages      int // a server crashes, and finds an entry of its log damaged when it starts
+	Losses       int // a server crashes, and finds that its log has lost its end
+	Mislaid      int // a server crashes, and finds that its snapshot is lost
+	Finds        int // a server finds an entry of its log damaged while it runs
+	Repairs      int // a server asks the others for what it lacks
 	Reads        int
 	Snapshots    int
 	Transfers    int
@@ -78,7 +86,7 @@ func (w *World) Validate() error {
 	if w.PreVote && w.Timeouts == 0 {
 		add("pre-votes without a bound on timeouts: the world would never end")
 	}
-	for _, n := range []int{w.Timeouts, w.Heartbeats, w.Commands, w.Duplicates, w.Crashes, w.Snapshots, w.Transfers, w.Resignations} {
+	for _, n := range []int{w.Timeouts, w.Heartbeats, w.Commands, w.Duplicates, w.Crashes, w.Damages, w.Losses, w.Mislaid, w.Finds, w.Repairs, w.Snapshots, w.Transfers, w.Resignations} {
 		if n < 0 || n > 100 {
 			add("budget %d: want 0 to 100", n)
 		}
@@ -94,12 +102,16 @@ func (w *World) Validate() error {
 	}
 	for _, line := range w.Start {
 		words := strings.Fields(line)
-		ok := len(words) == 2 && slices.Contains([]string{"timeout", "propose", "snapshot"}, words[0]) || len(words) > 1 && words[0] == "settle"
+		ok := len(words) == 2 && slices.Contains([]string{"timeout", "propose", "snapshot", "mislay"}, words[0]) || len(words) > 1 && words[0] == "settle"
+		if len(words) == 3 && slices.Contains([]string{"damage", "forget", "find"}, words[0]) {
+			index, err := strconv.Atoi(words[2])
+			ok, words = err == nil && index > 1 && index < 64, words[:2]
+		}
 		for _, id := range words[min(1, len(words)):] {
 			ok = ok && slices.Contains(ids, raft.NodeID(id))
 		}
 		if !ok {
-			add("start %q: want timeout, propose or snapshot and a server of this world, or settle and some of them", line)
+			add("start %q: want timeout, propose, snapshot or mislay and a server of this world, damage, forget or find with an index behind it, or settle and some of them", line)
 		}
 	}
 	if len(w.Changes) > maxChanges {
@@ -182,7 +194,8 @@ func (w *World) String() string {
 		n    int
 		what string
 	}{{w.Learners, "learners"}, {w.Terms, "terms"}, {w.Timeouts, "timeouts"}, {w.Heartbeats, "heartbeats"}, {w.Commands, "commands"},
-		{w.Duplicates, "duplicates"}, {w.Crashes, "crashes"}, {w.Reads, "reads"}, {w.Snapshots, "snapshots"}, {w.Transfers, "transfers"},
+		{w.Duplicates, "duplicates"}, {w.Crashes, "crashes"}, {w.Damages, "damaged entries"},
+		{w.Losses, "lost ends"}, {w.Mislaid, "lost snapshots"}, {w.Finds, "damaged entries found while it runs"}, {w.Repairs, "requests for repair"}, {w.Reads, "reads"}, {w.Snapshots, "snapshots"}, {w.Transfers, "transfers"},
 		{w.Resignations, "resignations"}} {
 		if part.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", part.n, part.what)

@@ -51,6 +51,24 @@ func Small() []World {
 			Voters: 3, Terms: 2, Timeouts: 1, Transfers: 1},
 		{Name: "pre-vote", Covers: "pre-votes of two servers that cross",
 			Voters: 3, Terms: 1, PreVote: true, Timeouts: 2},
+		{Name: "damage of two", Covers: "an entry that cannot be read any more, at a follower, a candidate or a leader",
+			Voters: 2, Terms: 2, Timeouts: 2, Damages: 1, Repairs: 1, Logs: map[raft.NodeID][]raft.Term{"a": {1, 2}, "b": {1, 2}}},
+		{Name: "damaged tails", Covers: "logs that differ and whose ends cannot be read: what only one server has is discarded",
+			Voters: 3, Terms: 2, Timeouts: 2, Logs: map[raft.NodeID][]raft.Term{"a": {1, 2}, "b": {1}, "c": {1, 3}}, Start: []string{"damage a 2", "damage c 2"}},
+		{Name: "damage under a leader", Covers: "the leader of an earlier term is still sending what the next one cannot read",
+			Voters: 3, Terms: 1, Timeouts: 1, Repairs: 1, Start: append(led("a", "b", "c"), "propose a", "settle a b", "damage b 3")},
+		{Name: "lost end", Covers: "a server that has acknowledged what it lost, and a second term",
+			Voters: 3, Terms: 1, Timeouts: 1, Repairs: 2, Start: append(led("a", "b", "c"), "propose a", "settle a b", "forget b 3")},
+		{Name: "fence of two", Covers: "a fence that falls, and an election after it",
+			Voters: 2, Terms: 2, Timeouts: 2, Losses: 1, Repairs: 2, SlowDisks: true, Start: led("a", "b")},
+		{Name: "damage found", Covers: "an entry that turns out to be damaged while its server follows, campaigns or leads",
+			Voters: 2, Terms: 2, Timeouts: 2, Finds: 1, Repairs: 1, Logs: map[raft.NodeID][]raft.Term{"a": {1, 2}, "b": {1, 2}}},
+		{Name: "damage found among three", Covers: "a leader that finds damage while it works on a command, and hands over",
+			Voters: 3, Terms: 1, Finds: 1, Start: append(led("a", "b", "c"), "propose a", "settle a b")},
+		{Name: "lost snapshot", Covers: "a server whose log begins behind a snapshot that is lost, and a second term",
+			Voters: 3, Terms: 1, Timeouts: 1, Repairs: 1, Start: append(compacted("a", "b", "c"), "snapshot b", "mislay b")},
+		{Name: "lost snapshot of two", Covers: "a snapshot that is lost at any moment, and another one in its place",
+			Voters: 2, Terms: 1, Timeouts: 1, Heartbeats: 1, Snapshots: 1, Mislaid: 1, Repairs: 1, Start: compacted("a", "b")},
 	}
 }
 
@@ -95,6 +113,18 @@ func Large() []World {
 			Voters: 2, Terms: 2, Timeouts: 2, Commands: 1, Crashes: 1, Snapshots: 1, Transfers: 1, Heartbeats: 1},
 		{Name: "four in two terms", Covers: "a command among four while the leader is deposed",
 			Voters: 4, Terms: 1, Timeouts: 1, Commands: 1, Start: led("a", "b", "c", "d")},
+		{Name: "damage among three", Covers: "any two entries of three logs that differ cannot be read",
+			Voters: 3, Terms: 1, Timeouts: 1, Damages: 2, Repairs: 1, Logs: map[raft.NodeID][]raft.Term{"a": {1, 2}, "b": {1}, "c": {1, 3}}},
+		{Name: "damage at any moment", Covers: "a command among three, an entry that cannot be read any more, and a second term",
+			Voters: 3, Terms: 1, Timeouts: 1, Damages: 1, Commands: 1, Repairs: 1, Start: led("a", "b", "c")},
+		{Name: "lost end at any moment", Covers: "a command among three, a server that loses the end of its log, and a second term",
+			Voters: 3, Terms: 1, Timeouts: 1, Losses: 1, Commands: 1, Repairs: 1, Start: led("a", "b", "c")},
+		{Name: "lost snapshot for long", Covers: "a server whose log begins behind a snapshot that is lost, heartbeats, and a second term",
+			Voters: 3, Terms: 1, Timeouts: 1, Heartbeats: 1, Repairs: 1, Start: append(compacted("a", "b", "c"), "snapshot b", "mislay b")},
+		{Name: "damage and two elections", Covers: "an entry that cannot be read, while two leaders follow each other",
+			Voters: 3, Terms: 2, Timeouts: 2, Start: append(led("a", "b", "c"), "propose a", "settle a b", "damage b 3")},
+		{Name: "damage and slow disks", Covers: "repairs that are under way to the disk when the process crashes or is deposed",
+			Voters: 2, Terms: 2, Timeouts: 2, SlowDisks: true, Damages: 1, Crashes: 1, Repairs: 1, Logs: map[raft.NodeID][]raft.Term{"a": {1, 2}, "b": {1, 2}}},
 	}
 }
 

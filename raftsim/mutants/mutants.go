@@ -34,7 +34,8 @@ type Test struct {
 // Table lists all mutants, in the order of the files of the library.
 func Table() []Mutant {
 	var all []Mutant
-	for _, part := range [][]Mutant{election, replication, membership, reads, snapshots, storage, node, transport, wounds} {
+	for _, part := range [][]Mutant{election, replication, membership, reads, snapshots, repairs, storage, recoveries, encryption, stores,
+		node, calls, transport, wounds} {
 		all = append(all, part...)
 	}
 	return all

@@ -41,8 +41,8 @@ var (
 )
 
 // coreFiles are those of the root package that the simulators and the explorer run. A test compares the list with that of arch_test.go.
-var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "tail.go", "membership.go", "configuration.go", "read.go", "snapshot.go",
-	"message.go", "entry.go", "ready.go", "random.go", "corestatus.go", "state.go", "invariants.go", "errors.go"}
+var coreFiles = []string{"raft.go", "election.go", "replication.go", "log.go", "tail.go", "membership.go", "configuration.go", "read.go", "snapshot.go", "gaps.go", "repair.go", "fetch.go", "fence.go",
+	"catchup.go", "message.go", "entry.go", "ready.go", "random.go", "corestatus.go", "state.go", "invariants.go", "errors.go"}
 
 // stagesOf lists the broad stages that can notice a change of a file, the cheapest first.
 func stagesOf(file string) []stage {

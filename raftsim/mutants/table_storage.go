@@ -1,6 +1,6 @@
 package mutants
 
-// storage lists the guards of the write-ahead log and the snapshot store.
+// storage lists the guards of the log on disk, but for what happens when it is opened.
 var storage = []Mutant{
 	// wal.go: writing.
 	{
@@ -31,7 +31,7 @@ var storage = []Mutant{
 		Name: "segment gets its name before its header is written",
 		Rule: "SAFETY §4: rename after the sync, so that a file under a segment's name is a segment",
 		File: "storage/wal/wal.go",
-		Old: `	page := h.encode()
+		Old: `	page := h.encode(sealer)
 	for at := int64(0); at < segmentHeaderSize; at += pageSize {
 		if _, err := s.file.WriteAt(page, at); err != nil {
 			return fmt.Errorf("write the header of segment %d: %w", h.seq, err)
@@ -48,7 +48,7 @@ var storage = []Mutant{
 		return fmt.Errorf("begin segment %d: %w", h.seq, err)
 	}
 `,
-		New: `	page := h.encode()
+		New: `	page := h.encode(sealer)
 	path := w.path(segmentName(h.seq))
 	if err := w.fs.Rename(w.path(spareName), path); err != nil {
 		if vfs.IsFull(err) {
@@ -96,6 +96,22 @@ var storage = []Mutant{
 		Test: Test{"./storage/wal", "TestFullDiskRefusesCommandsAndLeavesRoomForVotes"},
 	},
 	{
+		Name: "lost batch in front of an idle record written again",
+		Rule: "SAFETY §4: what is damaged is not taken for the last batch, nor another place for its own",
+		File: "storage/wal/loss.go",
+		Old:  `w.lastHolder, r.lastDamaged = seg, true`,
+		New:  `w.lastHolder, r.lastDamaged = seg, false`,
+		Test: Test{"./storage/wal", "TestLostBatchInFrontOfAnIdleRecordIsNotWrittenAgain"},
+	},
+	{
+		Name: "disk is full when a large segment has no room",
+		Rule: "SAFETY §4 full: no room to prepare the next segment, of whatever size",
+		File: "storage/wal/prepare.go",
+		Old:  `		if errors.Is(err, raft.ErrStorageFull) && s.next < s.size {`,
+		New:  `		if errors.Is(err, raft.ErrStorageFull) && s.next < 0 {`,
+		Test: Test{"./storage/wal", "TestFullDiskPreparesASmallerSegment"},
+	},
+	{
 		Name: "commands fill the reserve of a full disk",
 		Rule: "SAFETY §4: the end of a segment is kept for hard state, no-op and configuration",
 		File: "storage/wal/wal.go",
@@ -115,7 +131,7 @@ var storage = []Mutant{
 		Name: "vote file ahead of the log",
 		Rule: "wal.Write: the log first, so that a batch is there as a whole or not at all; a vote file that is ahead proves a loss",
 		File: "storage/wal/wal.go",
-		Old: `	if _, err := w.activeFile.WriteAt(w.buf, h.offset); err != nil {
+		Old: `	if err := w.writeDurable(w.padded(h.end()), h.offset); err != nil {
 		return w.fail(fmt.Errorf("write batch %d: %w", h.seq, err))
 	}
 `,
@@ -125,7 +141,7 @@ var storage = []Mutant{
 			return w.fail(err)
 		}
 	}
-	if _, err := w.activeFile.WriteAt(w.buf, h.offset); err != nil {
+	if err := w.writeDurable(w.padded(h.end()), h.offset); err != nil {
 		return w.fail(fmt.Errorf("write batch %d: %w", h.seq, err))
 	}
 `,
@@ -206,7 +222,7 @@ var storage = []Mutant{
 `,
 		New: `	w.vote.first, w.vote.batch = keep.seq, w.lastBatch
 `,
-		Test: Test{"./storage/wal", "TestConformance/simulated_disk,_small_segments/Compact"},
+		Test: Test{"./storage/wal", "TestCrashAtEveryFileOperation"},
 	},
 	{
 		Name: "compaction gives up the last batch's segment",
@@ -252,7 +268,7 @@ var storage = []Mutant{
 		Name: "next segment falls behind the active one",
 		Rule: "SAFETY §2 disk: no write waits for work that could have been done before",
 		File: "storage/wal/prepare.go",
-		Old:  `prepareLead+int64(2*full*float64(s.size))`,
+		Old:  `prepareLead+int64(prepareRatio*full*float64(s.size))`,
 		New:  `prepareLead+int64(full/2*float64(s.size))`,
 		Test: Test{"./storage/wal", "TestNextSegmentIsWrittenInStep"},
 	},
@@ -260,350 +276,66 @@ var storage = []Mutant{
 		Name: "next segment written all at once",
 		Rule: "SAFETY §2 disk: slow work of the one who prepares does not hold up the log's syncs",
 		File: "storage/wal/prepare.go",
-		Old:  `return s.file != nil && s.written >=`,
-		New:  `return s.size < 0 && s.written >=`,
+		Old:  `return s.file != nil && s.zeroed >=`,
+		New:  `return s.size < 0 && s.zeroed >=`,
 		Test: Test{"./storage/wal", "TestNextSegmentIsWrittenInStep"},
 	},
-	// recover.go.
 	{
-		Name: "missing last segment not noticed",
-		Rule: "SAFETY §2 disk: a stale or missing segment is never recreated silently",
-		File: "storage/wal/recover.go",
-		Old:  `if r.voteFound && (len(r.files) == 0 || r.files[len(r.files)-1] < r.vote.segment) {`,
-		New:  `if r.voteFound && len(r.files) > 0 && r.files[len(r.files)-1] < r.vote.segment {`,
-		Test: Test{"./storage/wal", "TestLostSectorsBehindAWordThatTheyWereSyncedAreDamage/no_segment_left"},
+		Name: "zeros behind a batch are the bytes of an earlier one",
+		Rule: "storage-format: a sector that was never written since the segment was made reads zero",
+		File: "storage/wal/wal.go",
+		Old:  `clear(w.buf[len(w.buf) : len(w.buf)+zeros])`,
+		New:  `_ = zeros`,
+		Test: Test{"./storage/wal", "TestZerosBehindABatchAreZeros"},
 	},
 	{
-		Name: "segment under another's name taken",
-		Rule: "SAFETY inv 24: bytes of another file never pass for this one's",
-		File: "storage/wal/recover.go",
-		Old:  `	if h.seq != seq {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/wal", "TestSegmentUnderAnothersNameIsRefused"},
+		Name: "a spare that was only allocated counts as written",
+		Rule: "SAFETY §2 disk: no sync waits longer than it must",
+		File: "storage/wal/wal.go",
+		Old:  `w.activeFile, w.activeSize, w.zeroed, w.idle = seg, s.file, s.size, s.zeroed, false`,
+		New:  `w.activeFile, w.activeSize, w.zeroed, w.idle = seg, s.file, s.size, s.size, false`,
+		Test: Test{"./storage/wal", "TestNextSegmentIsOnlyAllocated"},
 	},
 	{
-		Name: "directory of another cluster opened",
-		Rule: "SAFETY §2 disk and operator: a foreign directory is refused",
-		File: "storage/wal/recover.go",
-		Old:  `		{"cluster", have.Cluster, want.Cluster},`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestDirectoryOfAnotherServerIsRefused"},
-	},
-	{
-		Name: "directory of another server opened",
-		Rule: "SAFETY §2 disk and operator: a foreign directory is refused",
-		File: "storage/wal/recover.go",
-		Old:  `		{"node", string(have.Node), string(want.Node)},`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestDirectoryOfAnotherServerIsRefused"},
-	},
-	{
-		Name: "segment of another replica taken",
-		Rule: "SAFETY §4: the segment header names the replica; files of two directories do not make a log",
-		File: "storage/wal/recover.go",
-		Old:  `other.Replica != have.Replica {`,
-		New:  `other.Cluster != have.Cluster {`,
-		Test: Test{"./storage/wal", "TestFilesOfAnotherReplicaAreRefused"},
-	},
-	{
-		Name: "vote file of another replica taken",
-		Rule: "SAFETY inv 3 and §2: another directory's vote is not ours",
-		File: "storage/wal/recover.go",
-		Old:  `if r.voteFound && (r.vote.replica != have.Replica || r.vote.incarnation > have.Incarnation) {`,
-		New:  `if r.voteFound && r.vote.incarnation > have.Incarnation {`,
-		Test: Test{"./storage/wal", "TestFilesOfAnotherReplicaAreRefused"},
-	},
-	{
-		Name: "log of an earlier run than the vote file taken",
-		Rule: "SAFETY §2 disk: a rolled-back directory is refused, never silently trusted",
-		File: "storage/wal/recover.go",
-		Old:  `if r.voteFound && (r.vote.replica != have.Replica || r.vote.incarnation > have.Incarnation) {`,
-		New:  `if r.voteFound && r.vote.replica != have.Replica {`,
-		Equivalent: "Every run begins a segment with its incarnation in the header before it writes the vote file, and the vote file " +
-			"names that segment: a log without it is refused for the missing segment (\"missing last segment not noticed\"), and one with it has the " +
-			"incarnation. The check names the cause where a file was given another's number.",
-	},
-	{
-		Name: "incarnation stays the same at a restart",
-		Rule: "SAFETY inv 21 and 29: a dead incarnation's messages are dropped, so every start counts",
-		File: "storage/wal/recover.go",
-		Old:  `	w.identity.Incarnation++`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestBlankDirectoryGetsAnIdentity"},
-	},
-	{
-		Name: "segments that do not continue each other taken",
-		Rule: "SAFETY §4: the header carries the final chain value of the previous segment",
-		File: "storage/wal/recover.go",
-		Old:  `} else if h.lastBatch != w.lastBatch || h.chain != w.chain || h.last != w.index.last || h.hardState != w.hardState {`,
-		New:  `} else if h.lastBatch != w.lastBatch {`,
-		Test: Test{"./storage/wal", "TestSegmentOfAnotherHistoryIsRefused"},
-	},
-	{
-		Name: "log shorter than the vote file says taken",
-		Rule: "SAFETY §4: damage that a persisted word covers is corruption",
-		File: "storage/wal/recover.go",
-		Old:  `		if w.lastBatch < r.vote.batch {`,
+		Name: "a spare with bytes in it is used",
+		Rule: "SAFETY §4: segments read zero before use, so that what a crash kept from being written is known",
+		File: "storage/wal/prepare.go",
+		Old:  `		if !isZero(b) {`,
 		New:  `		if false {`,
-		Test: Test{"./storage/wal", "TestLogThatEndsBeforeItsVoteIsRefused"},
+		Test: Test{"./storage/wal", "TestSpareOfAnEarlierRunIsLookedAt"},
 	},
 	{
-		Name: "vote comes from the log alone",
-		Rule: "SAFETY §4: recovery takes the higher term of log and vote file",
-		File: "storage/wal/recover.go",
-		Old: `		if w.hardState, err = mergeHardStates(w.hardState, r.vote.hardState, w.path(voteName)); err != nil {
-			return err
-		}
-`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestTwoVotesInOneTermAreRefused"},
-	},
-	{
-		Name: "missing middle segment skipped",
-		Rule: "SAFETY §3 storage: mid-log corruption skipped",
-		File: "storage/wal/recover.go",
-		Old: `			return nil, r.missing(prev)
-`,
-		New: `			break
-`,
-		Test: Test{"./storage/wal", "TestMissingMiddleSegmentIsNotSkipped"},
-	},
-	{
-		Name: "last segment that was cut off taken",
-		Rule: "SAFETY inv 24: what is gone from a file is noticed, or nobody was told of it",
-		File: "storage/wal/recover.go",
-		Old:  `sealedAt < 0 && size < made {`,
-		New:  `false {`,
-		Test: Test{"./storage/wal", "TestLastSegmentCutOffIsRefused"},
-	},
-	{
-		Name: "bytes behind the sealed end replayed",
-		Rule: "SAFETY §4: what was cut stays cut; the next segment says where this one ends",
-		File: "storage/wal/recover.go",
-		Old: `	if sealedAt >= 0 {
-		end = sealedAt
-	}
-`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestEveryTornPatternOfTheLastBatchIsCut"},
-	},
-	{
-		Name: "damage in a sealed segment taken for an unfinished write",
-		Rule: "SAFETY §4: damage in a segment that is not the last is corruption",
-		File: "storage/wal/recover.go",
-		Old: `		if sealedAt >= 0 {
-			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextVerify}
-		}
-`,
-		New: ``,
-		Equivalent: "Whatever is cut off a sealed segment leaves the log at an earlier batch than the one that the next segment's header " +
-			"continues, and replay refuses that (\"segments that do not continue each other taken\"). The check names the place of the damage.",
-	},
-	{
-		Name: "batch of another history taken",
-		Rule: "SAFETY §4: a batch names the identity and the chain value of the one before",
-		File: "storage/wal/recover.go",
-		Old:  `	case h.prevChain != w.chain || h.before != w.before:`,
-		New:  `	case false:`,
-		Test: Test{"./storage/wal", "TestBatchOfAnotherHistoryIsRefused"},
-	},
-	{
-		Name: "batch of another number taken",
-		Rule: "SAFETY §4: batches are numbered over the whole life of the directory",
-		File: "storage/wal/recover.go",
-		Old:  `	case h.seq != want:`,
-		New:  `	case false:`,
-		Equivalent: "The chain value of the batch before is a checksum over its header, number included, and the writer gives its successor that " +
-			"number plus one: a batch whose prevChain fits has the right number, unless two headers collide in CRC32C. The check names the cause.",
-	},
-	{
-		Name: "truncation ignored at recovery",
-		Rule: "SAFETY §4: no physical truncation; a batch that starts at index i supersedes all from there on",
-		File: "storage/wal/index.go",
-		Old: `	if h.has(flagTruncate) {
-		x.truncate(h)
-	}
-`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestTruncationSupersedesWithoutTouchingWhatIsThere"},
-	},
-	{
-		Name: "idle record lost in a crash taken for damage",
-		Rule: "wal: the idle record is not waited for, so a later batch may be durable without it",
-		File: "storage/wal/recover.go",
-		Old:  `	return decodeErr == nil && h.tag == seg.tag && h.offset == next && !h.has(flagIdle) && r.follows(&h).reason == "", nil`,
-		New:  `	return decodeErr == nil && h.tag != seg.tag, nil`,
-		Test: Test{"./storage/wal", "TestLostIdleRecordHidesNoLaterBatch"},
-	},
-	{
-		Name: "unfinished batch cut although a later one was written",
-		Rule: "SAFETY §4: damage is corruption when any later valid batch exists, or a later word covers it",
-		File: "storage/wal/recover.go",
-		Old:  `h.offset == at && h.syncedThrough >= doubtful {`,
-		New:  `h.offset == at && h.syncedThrough > doubtful {`,
-		Test: Test{"./storage/wal", "TestLostSectorsBehindAWordThatTheyWereSyncedAreDamage"},
-	},
-	{
-		Name: "changed bytes taken for an unfinished write",
-		Rule: "SAFETY §4: only sectors that read all zero are torn; any non-zero damage is corruption",
-		File: "storage/wal/recover.go",
-		Old: `	case !neverBegun && !v.torn:
-		return damaged(v.reason)
-`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestChangedBytesAreNeverTakenForAnUnfinishedWrite"},
-	},
-	{
-		Name: "batch whose first sector was lost ends the log in an error",
-		Rule: "SAFETY §4: a torn batch is cut; nothing in it was acknowledged",
-		File: "storage/wal/recover.go",
-		Old:  `	case !neverBegun && !v.torn:`,
-		New:  `	case !v.torn:`,
-		Test: Test{"./storage/wal", "TestEveryTornPatternOfTheLastBatchIsCut"},
-	},
-	{
-		Name: "last batch not written again at a restart",
-		Rule: "SAFETY §3 storage: sync fails once and the retry succeeds; what a restart reads may be in memory only",
-		File: "storage/wal/recover.go",
-		Old:  `	if w.lastHolder == r.last {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/wal", "TestFailedSyncIsFinal"},
-	},
-	{
-		Name: "last batch not synced again at a restart",
-		Rule: "SAFETY inv 11: what a restart reports must be durable, also if the process before died before its sync",
-		File: "storage/wal/recover.go",
-		Old:  `err := f.Sync()`,
-		New:  `err := error(nil)`,
-		Test: Test{"./storage/wal", "TestFailedSyncIsFinal"},
-	},
-
-	// inspect.go, and what it uses.
-	{
-		Name: "directory of a running server inspected",
-		Rule: "SAFETY §2 process: two processes on one data directory",
-		File: "storage/wal/inspect.go",
-		Old:  `	in.lock, err = lock(in.w.path(lockName))`,
-		New:  `	in.lock, err = nil, nil`,
-		Test: Test{"./storage/wal", "TestInspectKeepsServersOut"},
-	},
-	{
-		Name: "inspection does not see the gap between snapshot and log",
-		Rule: "SAFETY inv 20: no gap between snapshot and log",
-		File: "storage/wal/inspect.go",
-		Old:  `in.report.Refusal == nil && reached.Index < base.Index {`,
-		New:  `false {`,
-		Test: Test{"./storage/wal", "TestInspectJudgesSnapshots"},
-	},
-	{
-		Name: "inspection calls the snapshot that a server starts from dispensable",
-		Rule: "SAFETY inv 24: no byte out of a damaged range is applied, and the operator hears of it before",
-		File: "storage/wal/inspect.go",
-		Old:  `f.Verdict, f.Next = Damaged, nextRestore`,
-		New:  `f.Next = nextRestore`,
-		Test: Test{"./storage/wal", "TestInspectJudgesSnapshots"},
-	},
-	{
-		Name: "inspection does not read the content of snapshots",
-		Rule: "SAFETY §4: checksums are verified on every read",
-		File: "storage/snapshot/verify.go",
-		Old:  `err = r.next()`,
-		New:  `_, err = r, io.EOF`,
-		Test: Test{"./storage/snapshot", "TestVerifyFindsEveryDamage"},
-	},
-
-	// force.go.
-	{
-		Name: "recovered directory stays in the old cluster",
-		Rule: "SAFETY §2 operator: forced recovery is an explicit command with a new cluster ID",
-		File: "storage/wal/force.go",
-		Old: `	w.identity.Cluster = plan.Entry.Configuration.ClusterID
-`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestRecoverFoundsACluster"},
-	},
-	{
-		Name: "cluster recovered under the ID that it has",
-		Rule: "SAFETY §2 operator: forced recovery is an explicit command with a new cluster ID",
-		File: "storage/wal/force.go",
-		Old:  `	case cluster == r.Cluster:`,
-		New:  `	case false:`,
-		Test: Test{"./storage/wal", "TestRecoverFoundsACluster"},
-	},
-	{
-		Name: "cluster recovered under an ID that it had before",
-		Rule: "SAFETY §2 operator: forced recovery is an explicit command with a new cluster ID",
-		File: "storage/wal/force.go",
-		Old:  `	case in.wasIn(cluster):`,
-		New:  `	case false:`,
-		Test: Test{"./storage/wal", "TestRecoverRefusesEveryEarlierID"},
-	},
-	{
-		Name: "terms after a recovery are those that lost leaders gave out",
-		Rule: "WhileLeader: an epoch is given out once",
-		File: "storage/wal/force.go",
-		Old:  `max(r.HardState.CurrentTerm, plan.Last.Term) + termLeap`,
-		New:  `max(r.HardState.CurrentTerm, plan.Last.Term) + 1`,
-		Test: Test{"./storage/wal", "TestRecoverFoundsACluster"},
-	},
-	{
-		Name: "IDs of lost servers can be used again after a recovery",
-		Rule: "SAFETY §3 membership: a reused ID with an empty log forms its own quorum",
-		File: "storage/wal/force.go",
-		Old: `	conf.Removed = in.formerMembers()
-`,
-		New:  ``,
-		Test: Test{"./storage/wal", "TestRecoverFoundsACluster"},
-	},
-	{
-		Name: "damaged directory recovered",
-		Rule: "SAFETY inv 24: no byte out of a damaged range is served",
-		File: "storage/wal/force.go",
-		Old:  `	case r.Verdict == Damaged:`,
-		New:  `	case false:`,
-		Test: Test{"./storage/wal", "TestRecoverRefuses"},
-	},
-	{
-		Name: "recovery of another state than was confirmed",
-		Rule: "SAFETY §2 operator: states what may be lost",
-		File: "storage/wal/force.go",
-		Old:  `now.batches != plan.batches || now.incarnation != plan.incarnation || now.Entry.EntryID != plan.Entry.EntryID`,
-		New:  `false`,
-		Test: Test{"./storage/wal", "TestRecoverRefuses"},
-	},
-	{
-		Name: "recovery builds on a batch that is in memory only",
-		Rule: "SAFETY §3 storage: what a restart reads may be in memory only",
-		File: "storage/wal/force.go",
-		Old:  `err := in.r.secureTail()`,
-		New:  `err := error(nil)`,
-		Test: Test{"./storage/wal", "TestRecoverSecuresWhatItBuildsOn"},
-	},
-	{
-		Name: "recovery builds on a snapshot whose name is in memory only",
-		Rule: "SAFETY §3 storage: directory sync after create and rename",
-		File: "storage/wal/force.go",
-		Old:  `err := w.fs.SyncDir(w.snapshotsDir())`,
-		New:  `err := error(nil)`,
-		Test: Test{"./storage/wal", "TestRecoverSecuresWhatItBuildsOn"},
-	},
-	{
-		Name: "recovery renames a segment that is not durable",
-		Rule: "SAFETY §4: rename after the sync",
-		File: "storage/wal/force.go",
-		Old:  `		err = f.Sync()`,
+		Name: "a spare is used behind where it was looked at",
+		Rule: "SAFETY §4: segments read zero before use, so that what a crash kept from being written is known",
+		File: "storage/wal/prepare.go",
+		Old:  `		err = f.Truncate(size)`,
 		New:  `		err = nil`,
-		Test: Test{"./storage/wal", "TestRecoverIsWholeOrNotAtAll"},
+		Test: Test{"./storage/wal", "TestSpareOfAnEarlierRunIsLookedAt"},
 	},
 	{
-		Name: "recovery does not sync the directory",
-		Rule: "SAFETY §3 storage: directory sync after create and rename",
-		File: "storage/wal/force.go",
-		Old:  `	return w.fs.SyncDir(w.dir)`,
-		New:  `	return nil`,
-		Test: Test{"./storage/wal", "TestRecoverIsWholeOrNotAtAll"},
+		Name: "a spare with a header that a crash has cut off is thrown away",
+		Rule: "SAFETY §4: an unused spare is kept across restarts",
+		File: "storage/wal/prepare.go",
+		Old:  `	for at := int64(segmentHeaderSize); at < size; at += int64(len(b)) {`,
+		New:  `	for at := int64(0); at < size; at += int64(len(b)) {`,
+		Test: Test{"./storage/wal", "TestSpareOfAnEarlierRunIsLookedAt"},
 	},
-
+	{
+		Name: "a spare that is too short is used",
+		Rule: "SAFETY §4: segments read zero before use",
+		File: "storage/wal/prepare.go",
+		Old:  `	if err != nil || have < size {`,
+		New:  `	if err != nil {`,
+		Test: Test{"./storage/wal", "TestSpareOfAnEarlierRunIsLookedAt"},
+	},
+	{
+		Name: "a spare that could not be written stays",
+		Rule: "SAFETY §4: an error from a write into a prepared segment is final",
+		File: "storage/wal/prepare.go",
+		Old:  `s.file, s.ready, s.allocated, s.zeroed = nil, false, false, 0`,
+		New:  `s.file, s.allocated, s.zeroed = nil, false, 0`,
+		Test: Test{"./storage/wal", "TestSpareThatCannotBeWrittenIsGivenUp"},
+	},
 	// hardstate.go.
 	{
 		Name: "vote file not synced",
@@ -681,12 +413,8 @@ var storage = []Mutant{
 		Name: "second copy of the segment header never used",
 		Rule: "SAFETY §4: segment header twice",
 		File: "storage/wal/segment.go",
-		Old: `	} else if first != nil {
-		h = other
-`,
-		New: `	} else if first != nil {
-		second = first
-`,
+		Old:  `	if errs[0] != nil && errs[1] != nil {`,
+		New:  `	if errs[0] != nil || errs[1] != nil {`,
 		Test: Test{"./storage/wal", "TestOneCopyOfTheSegmentHeaderIsEnough"},
 	},
 	{
@@ -709,25 +437,21 @@ var storage = []Mutant{
 		Name: "checksum of the pages not verified at recovery",
 		Rule: "SAFETY §4: a CRC32C per 4 KiB page of the body",
 		File: "storage/wal/batch.go",
-		Old: `		if crc == binary.LittleEndian.Uint32(table[p*pageRecordSize:]) {
-			continue
-		}
-`,
+		Old: `		if crc == binary.LittleEndian.Uint32(record) {
+			if used`,
 		New: `		if crc != 0 {
 			continue
 		}
-`,
+		if crc == binary.LittleEndian.Uint32(record) {
+			if used`,
 		Test: Test{"./storage/wal", "TestEveryTornPatternOfTheLastBatchIsCut"},
 	},
 	{
 		Name: "changed page taken for an unfinished write",
 		Rule: "SAFETY §4: torn only if a damaged sector reads all zero and is not in the bitmap",
 		File: "storage/wal/batch.go",
-		Old: `		if !lostSector(b, p, h.headerLen, table[p*pageRecordSize+4]) {
-			return corrupted(fmt.Sprintf("page %d of batch %d does not match its checksum", p, h.seq))
-		}
-`,
-		New:  ``,
+		Old:  `		if !lostSector(b, p, h.headerLen, record[4]) {`,
+		New:  `		if lostSector(b, p, h.headerLen, record[4]) && crc == 0 {`,
 		Test: Test{"./storage/wal", "TestChangedBytesAreNeverTakenForAnUnfinishedWrite"},
 	},
 	{
@@ -760,7 +484,7 @@ var storage = []Mutant{
 		File: "storage/wal/read.go",
 		Old:  `	case h.tag != tag || h.offset != offset:`,
 		New:  `	case h.offset != offset:`,
-		Test: Test{"./storage/wal", "TestBatchOfAnotherSegmentIsRefused"},
+		Test: Test{"./storage/wal", "TestBatchOfAnotherSegmentIsNotTaken"},
 	},
 	{
 		Name: "batch of another place taken",
@@ -775,8 +499,8 @@ var storage = []Mutant{
 		Name: "batch longer than its file read",
 		Rule: "SAFETY §2 hostile input: lengths are checked before they are used",
 		File: "storage/wal/read.go",
-		Old:  `	case h.end() > r.size:`,
-		New:  `	case false:`,
+		Old:  `	if int64(len(b)) < h.end()-offset {`,
+		New:  `	if false {`,
 		Test: Test{"./storage/wal", "TestHeaderOfALargeBatchIsCheckedBeforeItIsUsed"},
 	},
 	{
@@ -807,8 +531,8 @@ var storage = []Mutant{
 		Name: "lost idle record taken for damage when reading",
 		Rule: "wal: the idle record is not waited for, so a later batch may be durable without it",
 		File: "storage/wal/read.go",
-		Old:  `		if v.reason != "" && !gap {`,
-		New:  `		if v.reason != "" && gap {`,
+		Old:  `			case next.prev.Index >= q.lo:`,
+		New:  `			case next.prev.Index >= 0:`,
 		Test: Test{"./storage/wal", "TestLostIdleRecordHidesNoLaterBatch"},
 	},
 
@@ -837,226 +561,8 @@ var storage = []Mutant{
 		Rule: "wal index: behind a run's last entry, in the same batches, there may be superseded ones",
 		File: "storage/wal/index.go",
 		Old: `	x.cut = true
-	for n := len(x.runs)`,
-		New:  `	for n := len(x.runs)`,
+	x.damaged, x.repaired = without`,
+		New:  `	x.damaged, x.repaired = without`,
 		Test: Test{"./storage/wal", "TestConformance/simulated_disk,_small_segments/Batch"},
-	},
-
-	// Snapshots.
-	{
-		Name: "snapshot gets its name before its sync",
-		Rule: "SAFETY §2 disk: under its final name a snapshot is always whole",
-		File: "storage/snapshot/sink.go",
-		Old: `	k.write(encodeTrailer(k.seed, k.size, k.content))
-	k.sync()
-`,
-		New: `	k.write(encodeTrailer(k.seed, k.size, k.content))
-`,
-		Test: Test{"./storage/snapshot", "TestPowerFailureAtEveryOperation"},
-	},
-	{
-		Name: "snapshot's name not durable when Commit returns",
-		Rule: "SAFETY §2 disk: directory entry or rename lost; the log before the snapshot is given up after Commit",
-		File: "storage/snapshot/store.go",
-		Old: `	delete(s.files, index)
-	if err := s.fs.SyncDir(s.dir); err != nil {`,
-		New: `	delete(s.files, index)
-	if err := error(nil); err != nil {`,
-		Test: Test{"./storage/snapshot", "TestPowerFailureAtEveryOperation"},
-	},
-	{
-		Name: "snapshot found at a restart not durable",
-		Rule: "SAFETY §2 disk: a name that a restart was shown may still be lost until the directory is synced",
-		File: "storage/snapshot/store.go",
-		Old:  `err := fsys.SyncDir(dir)`,
-		New:  `err := error(nil)`,
-		Test: Test{"./storage/snapshot", "TestWhatARestartFindsSurvivesAPowerFailure"},
-	},
-	{
-		Name: "snapshot whose name may be lost offered",
-		Rule: "SAFETY inv 20: the log is compacted behind snapshots that will be there",
-		File: "storage/snapshot/store.go",
-		Old: `		s.giveUp(s.file(index), index, err)
-		return err
-	}
-	s.prune()`,
-		New: `		return err
-	}
-	s.prune()`,
-		Test: Test{"./storage/snapshot", "TestFailedOperationsLeaveTheOldSnapshot/syncdir"},
-	},
-	{
-		Name: "one snapshot kept",
-		Rule: "raft.SnapshotSink: the two newest are kept; SAFETY §2: corrupt snapshot: older snapshot and log",
-		File: "storage/snapshot/store.go",
-		Old:  `const kept = 2`,
-		New:  `const kept = 1`,
-		Test: Test{"./storage/snapshot", "TestTwoNewestAreKept"},
-	},
-	{
-		Name: "damaged snapshot counts as kept",
-		Rule: "SAFETY §2 disk: the two newest intact ones are kept, so that one is left when the other is damaged",
-		File: "storage/snapshot/store.go",
-		Old:  `if _, err := s.inspect(index); err == nil {`,
-		New:  `if _, err := s.inspect(index); err == nil || isDamage(err) {`,
-		Test: Test{"./storage/snapshot", "TestDamagedSnapshotsDoNotCountAsKept"},
-	},
-	{
-		Name: "older snapshot hides trouble with the newest",
-		Rule: "SAFETY §2 disk: a server must not start from the past because of a passing error",
-		File: "storage/snapshot/store.go",
-		Old: `		if s.unusable(index) == nil {
-			return raft.SnapshotMeta{}, err // not damage: an older snapshot would only hide the trouble
-		}
-`,
-		New:  ``,
-		Test: Test{"./storage/snapshot", "TestOtherTroubleIsNotTakenForDamage"},
-	},
-	{
-		Name: "snapshot that a reader found damaged offered again",
-		Rule: "SAFETY inv 24, §2 disk: corrupt snapshot: older snapshot and log",
-		File: "storage/snapshot/store.go",
-		Old: `		s.giveUp(known, index, err)
-`,
-		New: `		_ = known
-`,
-		Test: Test{"./storage/snapshot", "TestEveryDamageIsFound"},
-	},
-	{
-		Name: "unfinished snapshots fill the disk",
-		Rule: "SAFETY inv 26: files stay within their bounds",
-		File: "storage/snapshot/store.go",
-		Old:  `		if !isLeftover(name) {`,
-		New:  `		if isLeftover(name) {`,
-		Test: Test{"./storage/snapshot", "TestLeftoversAreRemovedAndNothingElse"},
-	},
-	{
-		Name: "checksum of snapshot chunks not verified",
-		Rule: "SAFETY inv 24: no byte out of a damaged range is served",
-		File: "storage/snapshot/reader.go",
-		Old:  `	if chunkChecksum(r.layout.seed, r.chunks, data) != binary.LittleEndian.Uint32(b[4:]) {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/snapshot", "TestEveryDamageIsFound"},
-	},
-	{
-		Name: "checksum of the whole snapshot not verified",
-		Rule: "SAFETY inv 24: io.EOF only after the whole content was verified",
-		File: "storage/snapshot/reader.go",
-		Old:  `	if r.left == want && content != r.layout.content {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/snapshot", "TestFilesThatContradictThemselves"},
-	},
-	{
-		Name: "chunks may change places",
-		Rule: "SAFETY inv 24: no byte is handed out before it is verified, and the checksum of a chunk covers its number",
-		File: "storage/snapshot/format.go",
-		Old: `	binary.LittleEndian.PutUint64(position[:], number)
-`,
-		New:  ``,
-		Test: Test{"./storage/snapshot", "TestEveryDamageIsFound"},
-	},
-	{
-		Name: "checksum of the snapshot's header not verified",
-		Rule: "SAFETY inv 19: index, term and configuration of a snapshot",
-		File: "storage/snapshot/format.go",
-		Old:  `	if crc32.Checksum(header[:start-checksumSize], castagnoli) != seed {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/snapshot", "TestEveryDamageIsFound"},
-	},
-	{
-		Name: "snapshot under another's name taken",
-		Rule: "SAFETY inv 19: a snapshot's index is that of its content",
-		File: "storage/snapshot/format.go",
-		Old:  `	if meta.Index != index {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/snapshot", "TestBytesOfAnotherSnapshotAreDamage"},
-	},
-	{
-		Name: "snapshot may differ from its announced length on disk",
-		Rule: "SAFETY §3 snapshots: a stream longer or shorter than declared",
-		File: "storage/snapshot/format.go",
-		Old:  `	if meta.Size >= 0 && meta.Size != size {`,
-		New:  `	if false {`,
-		Test: Test{"./storage/snapshot", "TestFilesThatContradictThemselves"},
-	},
-	{
-		Name: "snapshot longer than announced stored",
-		Rule: "SAFETY §3 snapshots: a stream longer than declared; a peer cannot fill our disk with it",
-		File: "storage/snapshot/sink.go",
-		Old:  `	if k.err == nil && k.meta.Size >= 0 && int64(len(p)) > k.meta.Size-k.size {`,
-		New:  `	if k.err == nil && k.meta.Size >= 0 && k.size > k.meta.Size {`,
-		Test: Test{"./storage/snapshot", "TestContentMustHaveTheAnnouncedLength"},
-	},
-	{
-		Name: "snapshot shorter than announced committed",
-		Rule: "SAFETY §3 snapshots: a stream shorter than declared is not whole",
-		File: "storage/snapshot/sink.go",
-		Old:  `k.err == nil && k.meta.Size >= 0 && k.size != k.meta.Size {`,
-		New:  `k.err == nil && k.meta.Size >= 0 && k.size > k.meta.Size {`,
-		Test: Test{"./storage/snapshot", "TestContentMustHaveTheAnnouncedLength"},
-	},
-	{
-		Name: "snapshot committed after a failed write",
-		Rule: "raft.SnapshotSink: after an error nothing of it will be seen",
-		File: "storage/snapshot/sink.go",
-		Old: `	if k.err != nil {
-		return raft.SnapshotMeta{}, errors.Join(k.err, k.Abort())
-	}
-`,
-		New:  ``,
-		Test: Test{"./storage/snapshot", "TestFailedOperationsLeaveTheOldSnapshot"},
-	},
-
-	// The storage in memory, on which the simulator and most tests stand.
-	{
-		Name: "memory: incarnation stays the same at a restart",
-		Rule: "SAFETY inv 21 and 29: every start counts",
-		File: "storage/memory/memory.go",
-		Old: `	have.Incarnation++
-`,
-		New:  ``,
-		Test: Test{"./storage/memory", "TestConformance/Identity"},
-	},
-	{
-		Name: "memory: two at once",
-		Rule: "SAFETY §2 process: two processes on one data directory: ErrLocked",
-		File: "storage/memory/memory.go",
-		Old: `	case s.open:
-		return raft.Recovered{}, raft.ErrLocked
-`,
-		New:  ``,
-		Test: Test{"./storage/memory", "TestOpenTwiceIsLocked"},
-	},
-	{
-		Name: "memory: installed snapshot keeps the suffix of another history",
-		Rule: "§7: discard the entire log, unless the entry at the snapshot's index has its term",
-		File: "storage/memory/memory.go",
-		Old:  `n > raft.Index(len(log)) || log[n-1].ID() != snapshot {`,
-		New:  `n > raft.Index(len(log)) {`,
-		Test: Test{"./storage/memory", "TestContradictingSnapshotDiscardsTheLog"},
-	},
-	{
-		Name: "memory: log compacted without a snapshot",
-		Rule: "SAFETY inv 20: no gap between snapshot and log",
-		File: "storage/memory/memory.go",
-		Old:  `to > newest {`,
-		New:  `to > newest+1000 {`,
-		Test: Test{"./storage/memory", "TestCompactNeedsASnapshot"},
-	},
-	{
-		Name: "memory: sink of a dead process commits",
-		Rule: "SAFETY inv 21: what belongs to a dead incarnation is over",
-		File: "storage/memory/snapshots.go",
-		Old:  `err == nil && d.identity.Incarnation != k.incarnation {`,
-		New:  `err == nil && false {`,
-		Test: Test{"./storage/memory", "TestSinkOfAnEarlierOpenIsDead"},
-	},
-	{
-		Name: "memory: changed entry served",
-		Rule: "SAFETY inv 24, §2 memory: checksums are verified on every read",
-		File: "storage/memory/memory.go",
-		Old:  `		if _, _, err := raft.DecodeEntry(e.Frame()); err != nil {`,
-		New:  `		if err := error(nil); err != nil {`,
-		Test: Test{"./storage/memory", "TestChangedFrameIsFoundOut"},
 	},
 }

@@ -369,9 +369,9 @@ var wounds = []Mutant{
 	{
 		Name: "rotten bits in the last batch are cut as an unfinished write",
 		Rule: "SAFETY §4, torn or corrupt; inv 23, 24",
-		File: "storage/wal/recover.go",
-		Old:  "case !neverBegun && !v.torn:",
-		New:  "case !neverBegun && v.torn && seg == nil:",
+		File: "storage/wal/replay.go",
+		Old:  "case neverBegun || v.torn:",
+		New:  "case neverBegun || v.torn || last:",
 		Test: woundStorage("wal", "TestWoundTornTailAgainstBitRot"),
 	},
 	{
@@ -417,9 +417,9 @@ var wounds = []Mutant{
 	{
 		Name: "damage before a later batch is taken for the end",
 		Rule: "SAFETY §4, torn or corrupt; inv 23",
-		File: "storage/wal/recover.go",
-		Old:  "h.offset == at && h.syncedThrough >= doubtful {",
-		New:  "h.offset == at && h.syncedThrough > h.seq {",
+		File: "storage/wal/replay.go",
+		Old:  "found && (next.syncedThrough >= doubtful)",
+		New:  "found && (next.syncedThrough > next.seq)",
 		Test: woundStorage("wal", "TestWoundDamageInTheMiddleTakenForTheEnd"),
 	},
 	{

@@ -40,6 +40,9 @@ type disk struct {
 	compacted raft.EntryID
 	entries   []raft.Entry // from compacted.Index+1 on
 	snapshots []snapshot   // rising
+	damaged   []raft.Index // entries that cannot be read, rising; nobody else holds this array
+	configure bool         // there may be configurations among them
+	fence     raft.EntryID
 }
 
 // New returns a blank storage.
@@ -89,6 +92,14 @@ func (s *Storage) Open(ctx context.Context, id raft.Identity) (raft.Recovered, e
 // recovered describes what is there.
 func (d *disk) recovered() raft.Recovered {
 	rec := raft.Recovered{Identity: d.identity, HardState: d.hardState, Compacted: d.compacted, LastIndex: d.last().Index}
+	rec.Fence = d.fence
+	for _, i := range d.damaged {
+		if n := len(rec.Damaged); n > 0 && rec.Damaged[n-1].Last+1 == i {
+			rec.Damaged[n-1].Last = i
+			continue
+		}
+		rec.Damaged = append(rec.Damaged, raft.Damage{First: i, Last: i, MayConfigure: d.configure})
+	}
 	if n := len(d.snapshots); n > 0 {
 		rec.Snapshot = d.snapshots[n-1].describe()
 	}
@@ -99,7 +110,7 @@ func (d *disk) recovered() raft.Recovered {
 			term = e.Term
 			rec.Terms = append(rec.Terms, raft.TermStart{Index: e.Index, Term: e.Term})
 		}
-		if e.Type == raft.EntryConfiguration {
+		if e.Type == raft.EntryConfiguration && !d.isDamaged(e.Index) {
 			rec.Configurations = append(rec.Configurations, *e)
 		}
 	}
@@ -116,7 +127,7 @@ func (d *disk) last() raft.EntryID {
 
 // Write implements raft.Storage. Besides what the contract says it refuses batches that no correct core writes, and names the
 // indices: entries that do not follow the log, terms that fall, a truncation of what is compacted, an installed snapshot that the
-// snapshot store does not have. After an error nothing of the batch was written.
+// snapshot store does not have, a repair with another entry than the log held. After an error nothing of the batch was written.
 func (s *Storage) Write(b raft.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,8 +199,32 @@ func (d *disk) write(b raft.Batch) error {
 		}
 		last = e.ID()
 	}
-	d.entries = append(log, b.Entries...) // nobody else holds this array: Entries and Crash hand out copies
-	d.compacted = compacted
+	if len(b.Repairs) > 0 {
+		log = slices.Clone(log) // they may be refused
+	}
+	log = append(log, b.Entries...) // nobody else holds this array: Entries and Crash hand out copies
+	before := raft.Index(0)
+	for i := range b.Repairs {
+		e := &b.Repairs[i]
+		if e.Index <= before || e.Index <= compacted.Index || e.Index > last.Index || log[e.Index-compacted.Index-1].ID() != e.ID() {
+			return fmt.Errorf("repair entry %v behind %d: the log behind %v that ends at %v held another, or none", e.ID(), before, compacted, last)
+		}
+		if n, id, err := raft.EntryFrameSize(e.Frame()); err != nil || n != e.Size() || id != e.ID() {
+			return fmt.Errorf("repair entry %v: its frame of %d bytes is that of %v with %d bytes (%w)", e.ID(), e.Size(), id, n, err)
+		}
+		before = e.Index
+	}
+	for _, e := range b.Repairs {
+		log[e.Index-compacted.Index-1] = e
+	}
+	d.damaged = slices.DeleteFunc(d.damaged, func(i raft.Index) bool {
+		return i <= compacted.Index || b.TruncateFrom != 0 && i >= b.TruncateFrom || i > last.Index-raft.Index(len(b.Entries)) ||
+			slices.ContainsFunc(b.Repairs, func(e raft.Entry) bool { return e.Index == i })
+	})
+	d.entries, d.compacted = log, compacted
+	if b.Fence != nil {
+		d.fence = *b.Fence
+	}
 	if b.HardState != nil {
 		d.hardState = *b.HardState
 	}
@@ -226,6 +261,12 @@ func (s *Storage) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error)
 	var es []raft.Entry
 	size := 0
 	for _, e := range d.entries[lo-d.compacted.Index-1 : hi-d.compacted.Index-1] {
+		if d.isDamaged(e.Index) {
+			if len(es) > 0 {
+				break
+			}
+			return nil, d.damageAt(e.Index)
+		}
 		if size += e.Size(); size > maxBytes && len(es) > 0 {
 			break
 		}
@@ -258,6 +299,7 @@ func (s *Storage) Compact(to raft.Index) error {
 	n := to - d.compacted.Index
 	d.compacted = d.entries[n-1].ID()
 	d.entries = slices.Clone(d.entries[n:]) // lets go of the rest
+	d.damaged = slices.DeleteFunc(d.damaged, func(i raft.Index) bool { return i <= to })
 	return nil
 }
 
@@ -318,7 +360,56 @@ func (s *Storage) Crash() *Storage {
 	left.disk = s.disk
 	left.disk.entries = slices.Clone(s.disk.entries)
 	left.disk.snapshots = slices.Clone(s.disk.snapshots)
+	left.disk.damaged = slices.Clone(s.disk.damaged)
 	s.crashed = true
 	s.released.Broadcast()
 	return left
+}
+
+// Damage makes the entries [lo, hi) unreadable, as far as the log holds them, until they are repaired. With mayConfigure the next Open
+// says that there may be configurations among all that is damaged.
+func (s *Storage) Damage(lo, hi raft.Index, mayConfigure bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := &s.disk
+	for i := max(lo, d.compacted.Index+1); i < min(hi, d.last().Index+1); i++ {
+		if k, known := slices.BinarySearch(d.damaged, i); !known {
+			d.damaged = slices.Insert(d.damaged, k, i)
+		}
+	}
+	d.configure = d.configure || mayConfigure
+}
+
+// LoseEnd makes the log end behind last, as if the rest had been lost with a disk, and sets the fence that the next Open reports.
+func (s *Storage) LoseEnd(last raft.Index, fence raft.EntryID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := &s.disk
+	if last >= d.compacted.Index && last < d.last().Index {
+		d.entries = slices.Clone(d.entries[:last-d.compacted.Index])
+		d.damaged = slices.DeleteFunc(d.damaged, func(i raft.Index) bool { return i > last })
+	}
+	d.fence = fence
+}
+
+func (d *disk) isDamaged(i raft.Index) bool {
+	_, damaged := slices.BinarySearch(d.damaged, i)
+	return damaged
+}
+
+// damageAt describes the damaged entry and those behind it.
+func (d *disk) damageAt(first raft.Index) error {
+	last := first
+	for d.isDamaged(last + 1) {
+		last++
+	}
+	return &raft.CorruptionError{Path: path, Reason: fmt.Sprintf("entries %d to %d cannot be read", first, last),
+		Next: "they are fetched from the other servers", Damage: raft.Damage{First: first, Last: last, MayConfigure: d.configure}}
+}
+
+// LoseSnapshots makes all snapshots unreadable, as damage does; the log stays where it begins.
+func (s *Storage) LoseSnapshots() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disk.snapshots = nil
 }

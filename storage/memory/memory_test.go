@@ -18,6 +18,40 @@ func TestConformance(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) raft.Storage { return memory.New() })
 }
 
+func TestDamageConformance(t *testing.T) {
+	storagetest.RunDamage(t, func(*testing.T) raft.Storage { return memory.New() },
+		func(_ *testing.T, st raft.Storage, first, last raft.Index) {
+			st.(*memory.Storage).Damage(first, last+1, false)
+		})
+}
+
+// What cannot be read is forgotten when it is cut off, compacted or replaced by a snapshot, and a crash keeps it.
+func TestDamageEndsWithTheEntries(t *testing.T) {
+	st := memory.New()
+	open(t, st)
+	require.NoError(t, st.Write(raft.Batch{Entries: storagetest.NewEntries(3, 1, 10)}))
+	st.Damage(2, 5, true)
+	st.Damage(7, 99, false)
+	st = st.Crash()
+	require.Equal(t, []raft.Damage{{First: 2, Last: 4, MayConfigure: true}, {First: 7, Last: 9, MayConfigure: true}}, open(t, st).Damaged)
+	require.NoError(t, st.Write(raft.Batch{TruncateFrom: 8, Entries: storagetest.NewEntries(4, 8, 9)}))
+	k, err := st.Snapshots().Create(storagetest.NewSnapshotMeta(raft.EntryID{Term: 3, Index: 3}))
+	require.NoError(t, err)
+	_, err = k.Commit()
+	require.NoError(t, err)
+	require.NoError(t, st.Compact(3))
+	_, err = st.Entries(8, 9, 1)
+	require.NoError(t, err)
+	require.NoError(t, st.Close())
+	require.Equal(t, []raft.Damage{{First: 4, Last: 4, MayConfigure: true}, {First: 7, Last: 7, MayConfigure: true}}, open(t, st).Damaged)
+	st.LoseEnd(6, raft.EntryID{Term: 4, Index: 8})
+	require.NoError(t, st.Close())
+	rec := open(t, st)
+	require.Equal(t, raft.EntryID{Term: 4, Index: 8}, rec.Fence)
+	require.EqualValues(t, 6, rec.LastIndex)
+	require.Len(t, rec.Damaged, 1)
+}
+
 func open(t *testing.T, st *memory.Storage) raft.Recovered {
 	t.Helper()
 	rec, err := st.Open(context.Background(), raft.Identity{Cluster: "c", Node: "n"})

@@ -76,11 +76,22 @@ func (v snapshots) Open(index raft.Index) (raft.SnapshotMeta, io.ReadCloser, err
 	}
 	for i := range v.s.disk.snapshots {
 		if one := &v.s.disk.snapshots[i]; one.meta.Index == index {
-			return one.describe(), io.NopCloser(bytes.NewReader(one.content)), nil
+			return one.describe(), reader{bytes.NewReader(one.content)}, nil
 		}
 	}
 	return raft.SnapshotMeta{}, nil, fmt.Errorf("open snapshot at index %d: %w", index, fs.ErrNotExist)
 }
+
+// reader is the content of one snapshot.
+type reader struct{ *bytes.Reader }
+
+// Rewind implements [raft.Rewinder].
+func (r reader) Rewind() error {
+	_, err := r.Seek(0, io.SeekStart)
+	return err
+}
+
+func (reader) Close() error { return nil }
 
 var errEnded = errors.New("snapshot was committed or aborted before")
 

@@ -156,7 +156,9 @@ func TestUnreadableSectorOnDisk(t *testing.T) {
 	require.NoError(t, take(s, 2))
 	info, err := disk.Stat(s.path(2))
 	require.NoError(t, err)
+	whole := disk
 	for bad := int64(0); bad < info.Size(); bad += vfs.SectorSize {
+		disk := whole.Clone()
 		s, err := New(disk, dir, Options{})
 		require.NoError(t, err)
 		disk.SetFault(func(op vfs.Op) error {

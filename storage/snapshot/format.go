@@ -17,6 +17,7 @@ import (
 const (
 	magic         = "raftsnap"
 	formatVersion = 1
+	formatSealed  = 2 // encrypted
 
 	fixedHeaderSize = 20 // magic, version, chunk size, length of the description
 	chunkHeaderSize = 8
@@ -32,8 +33,9 @@ const (
 )
 
 const (
-	suffix    = ".snapshot"
-	tmpSuffix = ".tmp"
+	suffix        = ".snapshot"
+	tmpSuffix     = ".tmp"
+	damagedSuffix = ".damaged" // behind the name of a snapshot that was set aside
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -73,14 +75,18 @@ func isLeftover(name string) bool {
 
 // encodeHeader returns the header of a file, and its checksum, from which all later checksums in the file are continued: a chunk
 // or a trailer that belongs to another snapshot is then as wrong as a damaged one.
-func encodeHeader(meta raft.SnapshotMeta, chunkBytes int) (header []byte, seed uint32) {
+func encodeHeader(meta raft.SnapshotMeta, chunkBytes int, s *sealer) (header []byte, seed uint32) {
 	b := make([]byte, 0, 256)
 	b = append(b, magic...)
-	b = binary.LittleEndian.AppendUint32(b, formatVersion)
+	b = binary.LittleEndian.AppendUint32(b, s.version())
 	b = binary.LittleEndian.AppendUint32(b, uint32(chunkBytes))
 	b = binary.LittleEndian.AppendUint32(b, 0)
+	b = s.appendHeader(b)
+	description := len(b)
 	b = meta.AppendBinary(b)
-	binary.LittleEndian.PutUint32(b[16:], uint32(len(b)-fixedHeaderSize))
+	b = append(b, make([]byte, s.overhead())...)
+	binary.LittleEndian.PutUint32(b[16:], uint32(len(b)-description))
+	s.sealDescription(b, description)
 	seed = crc32.Checksum(b, castagnoli)
 	return binary.LittleEndian.AppendUint32(b, seed), seed
 }
@@ -94,11 +100,12 @@ func chunkChecksum(seed uint32, number uint64, data []byte) uint32 {
 }
 
 // encodeTrailer ends a file. Its first word is where the length of a further chunk would be.
-func encodeTrailer(seed uint32, size int64, content uint32) []byte {
-	b := make([]byte, 0, trailerSize)
+func encodeTrailer(seed uint32, size int64, content uint32, s *sealer) []byte {
+	b := make([]byte, 0, s.trailerSize())
 	b = binary.LittleEndian.AppendUint32(b, 0)
 	b = binary.LittleEndian.AppendUint64(b, uint64(size))
 	b = binary.LittleEndian.AppendUint32(b, content)
+	b = s.appendTrailerTag(b)
 	return binary.LittleEndian.AppendUint32(b, crc32.Update(seed, castagnoli, b))
 }
 
@@ -108,11 +115,13 @@ type layout struct {
 	chunkBytes int
 	start      int64  // of the first chunk
 	seed       uint32 // the header's checksum
-	content    uint32 // checksum of the whole content
+	content    uint32 // checksum of the whole content, as it is in the file
+	sealer     *sealer
 }
 
-// readLayout verifies everything about a file except its content. Damage is a *raft.CorruptionError; other errors come from f.
-func readLayout(f vfs.File, path string, index raft.Index) (layout, error) {
+// readLayout verifies everything about a file except its content. Damage is a *raft.CorruptionError; that the keys are not those of the
+// file, a *keyring.Error; other errors come from f.
+func readLayout(f vfs.File, path string, index raft.Index, keys *keys) (layout, error) {
 	damaged := func(offset int64, format string, args ...any) (layout, error) {
 		return layout{}, corruption(path, offset, format, args...)
 	}
@@ -133,10 +142,14 @@ func readLayout(f vfs.File, path string, index raft.Index) (layout, error) {
 	version := binary.LittleEndian.Uint32(fixed[8:])
 	chunkBytes := binary.LittleEndian.Uint32(fixed[12:])
 	description := int64(binary.LittleEndian.Uint32(fixed[16:]))
-	if version != formatVersion {
-		return damaged(8, "format version %d, want %d: written by a newer release?", version, formatVersion)
+	if version != formatVersion && version != formatSealed {
+		return damaged(8, "format version %d, want %d or %d: written by a newer release?", version, formatVersion, formatSealed)
 	}
-	start := fixedHeaderSize + description + checksumSize
+	from := int64(fixedHeaderSize)
+	if version == formatSealed {
+		from += sealedHeaderSize
+	}
+	start := from + description + checksumSize
 	if description > maxDescription || start+trailerSize > fileSize {
 		return damaged(16, "the description's length of %d bytes is impossible", description)
 	}
@@ -151,27 +164,38 @@ func readLayout(f vfs.File, path string, index raft.Index) (layout, error) {
 	if chunkBytes < minChunkBytes || chunkBytes > maxChunkBytes {
 		return damaged(12, "chunks of %d bytes, want %d to %d", chunkBytes, minChunkBytes, maxChunkBytes)
 	}
-	meta, err := raft.DecodeSnapshotMeta(header[fixedHeaderSize : start-checksumSize])
+	s, plain, err := keys.openHeader(path, header[:start-checksumSize], version, from)
 	if err != nil {
-		return damaged(fixedHeaderSize, "%v", err)
+		return layout{}, err
+	}
+	meta, err := raft.DecodeSnapshotMeta(plain)
+	if err != nil {
+		return damaged(from, "%v", err)
 	}
 	if err := meta.Validate(); err != nil {
-		return damaged(fixedHeaderSize, "%v", err)
+		return damaged(from, "%v", err)
 	}
 	if meta.Index != index {
-		return damaged(fixedHeaderSize, "describes index %d, but its name says %d", meta.Index, index)
+		return damaged(from, "describes index %d, but its name says %d", meta.Index, index)
 	}
 
-	end := fileSize - trailerSize
-	trailer := make([]byte, trailerSize)
+	end := fileSize - s.trailerSize()
+	if end < start {
+		return damaged(fileSize, "only %d bytes long", fileSize)
+	}
+	trailer := make([]byte, s.trailerSize())
 	if err := readFull(f, path, trailer, end); err != nil {
 		return layout{}, err
 	}
-	if crc32.Update(seed, castagnoli, trailer[:trailerSize-checksumSize]) != binary.LittleEndian.Uint32(trailer[trailerSize-checksumSize:]) {
+	checked := trailer[:len(trailer)-checksumSize]
+	if crc32.Update(seed, castagnoli, checked) != binary.LittleEndian.Uint32(trailer[len(checked):]) {
 		return damaged(end, "trailer checksum does not match: cut off, or too long")
 	}
+	if err := s.verifyTrailer(checked); err != nil {
+		return layout{}, tampered(path, end, "the trailer")
+	}
 	size := int64(binary.LittleEndian.Uint64(trailer[4:]))
-	if size < 0 || size > end || start+encodedSize(size, int64(chunkBytes)) != end {
+	if size < 0 || size > end || start+encodedSize(size, int64(chunkBytes), s.overhead()) != end {
 		return damaged(end, "the file's length of %d bytes does not fit a content of %d", fileSize, size)
 	}
 	if meta.Size >= 0 && meta.Size != size {
@@ -182,16 +206,16 @@ func readLayout(f vfs.File, path string, index raft.Index) (layout, error) {
 		return damaged(end, "checksum of the whole content does not match") // there is no chunk with which a reader would find out
 	}
 	meta.Size = size
-	return layout{meta: meta, chunkBytes: int(chunkBytes), start: start, seed: seed, content: content}, nil
+	return layout{meta: meta, chunkBytes: int(chunkBytes), start: start, seed: seed, content: content, sealer: s}, nil
 }
 
 // encodedSize is the length of all chunks of a content: every chunk but the last is full.
-func encodedSize(size, chunkBytes int64) int64 {
+func encodedSize(size, chunkBytes, overhead int64) int64 {
 	chunks := size / chunkBytes
 	if size%chunkBytes != 0 {
 		chunks++
 	}
-	return size + chunks*chunkHeaderSize
+	return size + chunks*(chunkHeaderSize+overhead)
 }
 
 // readFull reads len(b) bytes; a file that ends before is damaged.
@@ -214,6 +238,6 @@ func corruption(path string, offset int64, format string, args ...any) *raft.Cor
 		Path:   path,
 		Offset: offset,
 		Reason: fmt.Sprintf(format, args...),
-		Next:   "an older snapshot with the log behind it, or the leader's snapshot, can take its place",
+		Next:   "an older snapshot with the log behind it, or the leader's snapshot, takes its place when the server is started again",
 	}
 }

@@ -20,6 +20,11 @@ type memFS struct {
 
 func newMemFS() *memFS { return &memFS{files: map[string]*memFile{}} }
 
+// put makes a file, or replaces it.
+func (m *memFS) put(path string, data []byte) {
+	m.files[path] = &memFile{fs: m, path: path, data: data}
+}
+
 func (m *memFS) check(op, path string) error {
 	m.mu.Lock()
 	fail := m.fail

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -28,7 +29,7 @@ type reader struct {
 
 func newReader(f vfs.File, path string, l layout) *reader {
 	room := min(int64(l.chunkBytes), l.meta.Size)
-	return &reader{f: f, path: path, layout: l, offset: l.start, left: l.meta.Size, buf: make([]byte, chunkHeaderSize+room)}
+	return &reader{f: f, path: path, layout: l, offset: l.start, left: l.meta.Size, buf: make([]byte, chunkHeaderSize+room+l.sealer.overhead())}
 }
 
 // Read hands out verified content. It returns io.EOF when all of it was.
@@ -58,7 +59,7 @@ func (r *reader) next() error {
 		return io.EOF
 	}
 	want := min(int64(r.layout.chunkBytes), r.left)
-	b := r.buf[:chunkHeaderSize+want]
+	b := r.buf[:chunkHeaderSize+want+r.layout.sealer.overhead()]
 	if err := readFull(r.f, r.path, b, r.offset); err != nil {
 		return err
 	}
@@ -74,11 +75,25 @@ func (r *reader) next() error {
 		// Said before the last chunk is handed out: a reader that stops there has not seen the whole of a wrong snapshot.
 		return corruption(r.path, r.offset, "checksum of the whole content does not match")
 	}
+	if data, err := r.layout.sealer.openChunk(data, r.chunks, r.left == want); err != nil {
+		return tampered(r.path, r.offset, fmt.Sprintf("chunk %d", r.chunks))
+	} else {
+		r.ready = data
+	}
 	r.content = content
-	r.ready = data
 	r.offset += int64(len(b))
 	r.left -= want
 	r.chunks++
+	return nil
+}
+
+// Rewind implements [raft.Rewinder]. Everything is verified again.
+func (r *reader) Rewind() error {
+	if r.f == nil {
+		return fs.ErrClosed
+	}
+	r.ready, r.err = nil, nil
+	r.offset, r.left, r.chunks, r.content = r.layout.start, r.layout.meta.Size, 0, 0
 	return nil
 }
 

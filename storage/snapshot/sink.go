@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"syscall"
 
 	"github.com/steadyraft/raft"
 	"github.com/steadyraft/raft/storage/vfs"
@@ -27,7 +26,8 @@ type sink struct {
 	path     string
 	f        vfs.File // nil after the end
 	chunk    []byte   // room for a chunk's header, then its content so far
-	full     int      // length of chunk when it is to be written
+	full     int      // length of chunk when it can take no more
+	sealer   *sealer  // nil: not encrypted
 	seed     uint32
 	content  uint32 // checksum of all chunks written
 	chunks   uint64 // written
@@ -36,10 +36,10 @@ type sink struct {
 	err      error // the first one; final
 }
 
-func newSink(s *Store, meta raft.SnapshotMeta, path string, f vfs.File) *sink {
-	header, seed := encodeHeader(meta, s.chunkBytes)
-	k := &sink{store: s, meta: meta, path: path, f: f, seed: seed, full: chunkHeaderSize + s.chunkBytes}
-	k.chunk = make([]byte, chunkHeaderSize, k.full)
+func newSink(s *Store, meta raft.SnapshotMeta, path string, f vfs.File, seal *sealer) *sink {
+	header, seed := encodeHeader(meta, s.chunkBytes, seal)
+	k := &sink{store: s, meta: meta, path: path, f: f, seed: seed, full: chunkHeaderSize + s.chunkBytes, sealer: seal}
+	k.chunk = make([]byte, chunkHeaderSize, int64(k.full)+seal.overhead())
 	k.write(header)
 	return k
 }
@@ -55,25 +55,29 @@ func (k *sink) Write(p []byte) (int, error) {
 	}
 	n := 0
 	for len(p) > 0 && k.err == nil {
+		if len(k.chunk) == k.full { // not before: the last chunk is written as such
+			if k.flush(false); k.err != nil {
+				break
+			}
+		}
 		m := min(k.full-len(k.chunk), len(p))
 		k.chunk = append(k.chunk, p[:m]...)
 		p = p[m:]
 		n += m
 		k.size += int64(m)
-		if len(k.chunk) == k.full {
-			k.flush()
-		}
 	}
 	return n, k.err
 }
 
 // flush writes the chunk that was gathered, if there is any.
-func (k *sink) flush() {
-	data := k.chunk[chunkHeaderSize:]
-	if len(data) == 0 {
+func (k *sink) flush(last bool) {
+	length := len(k.chunk) - chunkHeaderSize
+	if length == 0 || k.err != nil {
 		return
 	}
-	binary.LittleEndian.PutUint32(k.chunk[0:], uint32(len(data)))
+	k.chunk = k.sealer.sealChunk(k.chunk, chunkHeaderSize, k.chunks, last)
+	data := k.chunk[chunkHeaderSize:]
+	binary.LittleEndian.PutUint32(k.chunk[0:], uint32(length))
 	binary.LittleEndian.PutUint32(k.chunk[4:], chunkChecksum(k.seed, k.chunks, data))
 	k.content = crc32.Update(k.content, castagnoli, data)
 	k.chunks++
@@ -117,8 +121,8 @@ func (k *sink) Commit() (raft.SnapshotMeta, error) {
 	if k.err == nil && k.meta.Size >= 0 && k.size != k.meta.Size {
 		k.fail(fmt.Errorf("content of %d bytes, but %d were announced", k.size, k.meta.Size))
 	}
-	k.flush()
-	k.write(encodeTrailer(k.seed, k.size, k.content))
+	k.flush(true)
+	k.write(encodeTrailer(k.seed, k.size, k.content, k.sealer))
 	k.sync()
 	if k.err != nil {
 		return raft.SnapshotMeta{}, errors.Join(k.err, k.Abort())
@@ -155,7 +159,7 @@ func (k *sink) remove() error {
 
 // typed lets callers recognise a full disk without knowing the operating system.
 func typed(err error) error {
-	if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, raft.ErrStorageFull) {
+	if vfs.IsFull(err) && !errors.Is(err, raft.ErrStorageFull) {
 		return fmt.Errorf("%w: %w", raft.ErrStorageFull, err)
 	}
 	return err

@@ -4,6 +4,10 @@
 // whole. The two newest intact snapshots are kept, so that one is left when the other turns out to be damaged. Content is never
 // held in memory beyond one chunk, and no byte of it is handed out before its checksum was verified.
 //
+// Damage to header, trailer or length is seen at once, and an older snapshot is offered. Content is only read when it is wanted: a file that
+// is damaged there is set aside then, under its name with ".damaged" behind it, so that the next start does without it. It is removed
+// together with the snapshots of its time.
+//
 // # Format
 //
 // All numbers are little-endian, all checksums are CRC32C. The file of the snapshot at index 42 is called
@@ -25,18 +29,36 @@
 //
 // The checksums of chunks and trailer are continued from the header's, so that bytes of another snapshot do not pass for this
 // one's. The length of a file follows from the length of its content; bytes behind the trailer are damage.
+//
+// An encrypted file has format version 2. Behind the length of the description, which counts the tag in, stand
+//
+//	uint32   key ID
+//	8 bytes  what names the key: derived with the salt
+//	uint64   replica that the snapshot belongs to
+//	16 bytes salt: random
+//
+// and description and every chunk are ciphertext with a tag of 16 bytes behind it, by which a chunk is longer than its length says. The
+// trailer has a tag of 16 bytes in front of its checksum. Checksums are those of the ciphertext: bytes whose checksum is wrong have
+// rotted, and those whose tag alone is wrong were written by somebody who does not have the key. The cipher is AES-256-GCM, the key is
+// derived by HKDF-SHA256 from that on the ring and the salt, and thus used for this file only. The nonce is a uint64, one byte that says
+// what for, and three zeros: 1 for a chunk and 2 for the last one, with the chunk's number, 3 for the description, 4 for the trailer. So
+// chunks cannot change places, and the file cannot be cut off. All before the description is authenticated with it, and all of the
+// trailer with its tag. What stays readable: the index, by the file's name; lengths, key ID and replica.
 package snapshot
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/keyring"
 	"github.com/steadyraft/raft/storage/vfs"
 )
 
@@ -49,6 +71,13 @@ type Options struct {
 
 	// ChunkBytes is how much content one checksum covers: 64 KiB; at least 16, at most 1 MiB. Existing files keep theirs.
 	ChunkBytes int
+
+	// Keys encrypts snapshots. nil: they are not. Files that do not go with it are not used: [CheckKeys] tells beforehand.
+	Keys keyring.Ring
+	// EncryptExisting has files that are not encrypted read although there are keys.
+	EncryptExisting bool
+	// Owner is the replica that the directory belongs to; 0: unknown. An encrypted snapshot of another one is refused.
+	Owner raft.ReplicaID
 }
 
 // Store implements [raft.SnapshotStore] over a directory. Its methods may be called at the same time.
@@ -57,6 +86,7 @@ type Store struct {
 	dir        string
 	log        *slog.Logger
 	chunkBytes int
+	keys       *keys
 
 	mu    sync.Mutex // guards the set of files under their final names, and what follows
 	sinks uint64     // counts Create, so that every temporary name is used once
@@ -83,7 +113,7 @@ func New(fsys vfs.FS, dir string, opts Options) (*Store, error) {
 	if opts.ChunkBytes < minChunkBytes || opts.ChunkBytes > maxChunkBytes {
 		return nil, fmt.Errorf("snapshot store %s: ChunkBytes %d, want %d to %d", dir, opts.ChunkBytes, minChunkBytes, maxChunkBytes)
 	}
-	s := &Store{fs: fsys, dir: dir, log: opts.Logger, chunkBytes: opts.ChunkBytes, files: map[raft.Index]*file{}}
+	s := &Store{fs: fsys, dir: dir, log: opts.Logger, chunkBytes: opts.ChunkBytes, keys: newKeys(opts), files: map[raft.Index]*file{}}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("make snapshot directory: %w", err)
 	}
@@ -121,6 +151,10 @@ func (s *Store) Create(meta raft.SnapshotMeta) (raft.SnapshotSink, error) {
 	if meta.Size < -1 {
 		return nil, fmt.Errorf("create snapshot %v: size %d is impossible", meta.ID(), meta.Size)
 	}
+	seal, err := s.keys.sealer()
+	if err != nil {
+		return nil, fmt.Errorf("create snapshot %v: %w", meta.ID(), err)
+	}
 	s.mu.Lock()
 	s.sinks++
 	number := s.sinks
@@ -132,7 +166,7 @@ func (s *Store) Create(meta raft.SnapshotMeta) (raft.SnapshotSink, error) {
 		return nil, fmt.Errorf("create snapshot %v: %w", meta.ID(), typed(err))
 	}
 	meta.Configuration = meta.Configuration.Clone()
-	k := newSink(s, meta, path, f)
+	k := newSink(s, meta, path, f, seal)
 	if k.err != nil {
 		return nil, errors.Join(k.err, k.Abort())
 	}
@@ -177,6 +211,7 @@ func (s *Store) Open(index raft.Index) (raft.SnapshotMeta, io.ReadCloser, error)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.giveUp(known, index, err)
+		s.setAside(known, index)
 	}
 	return l.meta, r, nil
 }
@@ -191,7 +226,7 @@ func (s *Store) openFile(index raft.Index) (vfs.File, layout, error) {
 	if err != nil {
 		return nil, layout{}, fmt.Errorf("open snapshot at index %d: %w", index, err)
 	}
-	l, err := readLayout(f, path, index)
+	l, err := readLayout(f, path, index, s.keys)
 	if err != nil {
 		if isDamage(err) {
 			s.giveUp(s.file(index), index, err)
@@ -240,31 +275,52 @@ func (s *Store) prune() {
 		s.log.Warn("old snapshots are not removed", "dir", s.dir, "err", err)
 		return
 	}
-	intact := 0
+	intact, oldest := 0, raft.Index(0)
 	for _, index := range indices {
 		if intact < kept {
 			if _, err := s.inspect(index); err == nil {
-				intact++
+				intact, oldest = intact+1, index
 			}
 			continue
 		}
-		if err := s.fs.Remove(s.path(index)); err != nil {
-			s.log.Warn("an old snapshot is not removed", "dir", s.dir, "index", index, "err", err)
-			continue
+		s.remove(index, "")
+	}
+	if intact < kept {
+		return
+	}
+	aside, err := s.listNamed(damagedSuffix)
+	if err != nil {
+		s.log.Warn("old snapshots that are damaged are not removed", "dir", s.dir, "err", err)
+		return
+	}
+	for _, index := range aside {
+		if index < oldest {
+			s.remove(index, damagedSuffix)
 		}
-		delete(s.files, index)
 	}
 }
 
+func (s *Store) remove(index raft.Index, aside string) {
+	if err := s.fs.Remove(s.path(index) + aside); err != nil {
+		s.log.Warn("an old snapshot is not removed", "dir", s.dir, "index", index, "err", err)
+		return
+	}
+	delete(s.files, index)
+}
+
 // list returns the indices of all snapshot files, newest first.
-func (s *Store) list() ([]raft.Index, error) {
+func (s *Store) list() ([]raft.Index, error) { return s.listNamed("") }
+
+// listNamed lists snapshots with something behind their names.
+func (s *Store) listNamed(aside string) ([]raft.Index, error) {
 	names, err := s.fs.List(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
 	var indices []raft.Index
 	for _, name := range names {
-		if index, ok := parseFileName(name); ok {
+		name, named := strings.CutSuffix(name, aside)
+		if index, ok := parseFileName(name); ok && named {
 			indices = append(indices, index)
 		}
 	}
@@ -301,9 +357,36 @@ func (s *Store) giveUp(known *file, index raft.Index, err error) {
 	s.log.Error("a snapshot will not be used", "index", index, "err", err)
 }
 
+// setAside gives a file whose content is damaged another name. Otherwise each start would take it for a good one, until it has to be
+// restored. The caller holds mu.
+func (s *Store) setAside(known *file, index raft.Index) {
+	if s.files[index] != known {
+		return // another one has taken its place, or it is gone
+	}
+	path := s.path(index)
+	err := s.fs.Rename(path, path+damagedSuffix)
+	if err == nil {
+		err = s.fs.SyncDir(s.dir)
+	}
+	if err != nil { // it is as good as before: this process does not use it, and the next one finds out again
+		s.log.Warn("a damaged snapshot is not set aside", "path", path, "err", err)
+	}
+}
+
 func (s *Store) path(index raft.Index) string { return filepath.Join(s.dir, fileName(index)) }
 
 func isDamage(err error) bool {
 	var damage *raft.CorruptionError
 	return errors.As(err, &damage)
+}
+
+// Newest describes what Latest would offer of the store in dir, and changes nothing. The caller makes sure that no store uses the
+// directory, which need not exist.
+func Newest(fsys vfs.FS, dir string, opts Options) (raft.SnapshotMeta, error) {
+	s := &Store{fs: fsys, dir: dir, keys: newKeys(opts), log: slog.New(slog.DiscardHandler), files: map[raft.Index]*file{}}
+	meta, err := s.Latest()
+	if errors.Is(err, fs.ErrNotExist) {
+		return raft.SnapshotMeta{}, nil
+	}
+	return meta, err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/keyring"
 )
 
 const dir = "data/snapshots"
@@ -218,7 +219,7 @@ func TestEveryDamageIsFound(t *testing.T) {
 	whole := bytes.Clone(fsys.files[s.path(2)].data)
 
 	check := func(what string, damaged []byte) {
-		fsys.files[s.path(2)].data = damaged
+		fsys.put(s.path(2), damaged)
 		s := open(t, fsys)
 		_, data, err := read(t, s, 2)
 		var damage *raft.CorruptionError
@@ -243,14 +244,14 @@ func TestEveryDamageIsFound(t *testing.T) {
 	check("twice", append(bytes.Clone(whole), whole...))
 	check("empty tail", append(bytes.Clone(whole[:len(whole)-trailerSize]), make([]byte, trailerSize)...))
 
-	start := len(whole) - trailerSize - int(encodedSize(200, 64))
+	start := len(whole) - trailerSize - int(encodedSize(200, 64, 0))
 	swapped := bytes.Clone(whole)
 	step := chunkHeaderSize + 64
 	copy(swapped[start:], whole[start+step:start+2*step])
 	copy(swapped[start+step:], whole[start:start+step])
 	check("chunks changed places", swapped)
 
-	fsys.files[s.path(2)].data = whole
+	fsys.put(s.path(2), whole)
 	_, data, err := read(t, open(t, fsys), 2)
 	require.NoError(t, err)
 	require.Equal(t, want, data)
@@ -278,13 +279,13 @@ func TestBytesOfAnotherSnapshotAreDamage(t *testing.T) {
 // Checksums that match prove only that a file is as its writer meant it. What it says must still agree with itself.
 func TestFilesThatContradictThemselves(t *testing.T) {
 	file := func(announced int64, data []byte, size int64, sum uint32) []byte {
-		b, seed := encodeHeader(describe(2, announced), 64)
+		b, seed := encodeHeader(describe(2, announced), 64, nil)
 		if len(data) > 0 {
 			b = binary.LittleEndian.AppendUint32(b, uint32(len(data)))
 			b = binary.LittleEndian.AppendUint32(b, chunkChecksum(seed, 0, data))
 			b = append(b, data...)
 		}
-		return append(b, encodeTrailer(seed, size, sum)...)
+		return append(b, encodeTrailer(seed, size, sum, nil)...)
 	}
 	data := []byte("content")
 	sum := crc32.Checksum(data, castagnoli)
@@ -441,6 +442,48 @@ func TestDamageOfAReplacedFileIsNotHeldAgainstItsSuccessor(t *testing.T) {
 	require.EqualValues(t, 1, latest(t, s))
 }
 
+// A file that is damaged where only a reader looks does not stop the start after the next, and is there for the operator for as long as
+// the snapshots of its time.
+func TestDamagedContentIsSetAside(t *testing.T) {
+	fsys := newMemFS()
+	s := open(t, fsys)
+	put(t, s, 100, content(100))
+	put(t, s, 200, content(300))
+	f := fsys.files[s.path(200)]
+	f.data[len(f.data)-trailerSize-1] ^= 1
+	s = open(t, fsys)
+	require.EqualValues(t, 200, latest(t, s), "nothing is known yet")
+	_, _, err := read(t, s, 200)
+	require.ErrorContains(t, err, "when the server is started again")
+	aside := fileName(200) + ".damaged"
+	require.Equal(t, []string{fileName(100), aside}, filesIn(t, fsys))
+	require.EqualValues(t, 100, latest(t, open(t, fsys)))
+
+	s = open(t, fsys)
+	put(t, s, 200, content(300))
+	_, data, err := read(t, s, 200)
+	require.NoError(t, err)
+	require.Equal(t, content(300), data)
+	put(t, s, 300, content(100))
+	require.Equal(t, []string{fileName(200), aside, fileName(300)}, filesIn(t, fsys), "as old as one that is kept")
+	put(t, s, 400, content(100))
+	require.Equal(t, []string{fileName(300), fileName(400)}, filesIn(t, fsys))
+
+	// Where that is not possible it is as it was: not used by this process.
+	f = fsys.files[s.path(400)]
+	f.data[len(f.data)-trailerSize-1] ^= 1
+	fsys.failOn(func(op, _ string) error {
+		if op == "rename" {
+			return syscall.EROFS
+		}
+		return nil
+	})
+	_, _, err = read(t, s, 400)
+	require.ErrorAs(t, err, new(*raft.CorruptionError))
+	require.EqualValues(t, 300, latest(t, s))
+	require.Equal(t, []string{fileName(300), fileName(400)}, filesIn(t, fsys))
+}
+
 func TestManyAtOnce(t *testing.T) {
 	s := open(t, newMemFS())
 	put(t, s, 1, content(500))
@@ -483,28 +526,35 @@ func TestManyAtOnce(t *testing.T) {
 
 // No input from disk may panic, or allocate more than it holds.
 func FuzzReadSnapshot(f *testing.F) {
-	fsys := newMemFS()
-	s, err := New(fsys, dir, Options{ChunkBytes: 16})
-	if err != nil {
-		f.Fatal(err)
+	options := func(sealed bool) Options {
+		o := Options{ChunkBytes: 16}
+		if sealed {
+			o.Keys = ring(1)
+		}
+		return o
 	}
-	k, err := s.Create(describe(2, -1))
-	if err != nil {
-		f.Fatal(err)
-	}
-	if _, err := k.Write(content(40)); err != nil {
-		f.Fatal(err)
-	}
-	if _, err := k.Commit(); err != nil {
-		f.Fatal(err)
-	}
-	whole := fsys.files[s.path(2)].data
-	f.Add(whole)
-	f.Add(whole[:len(whole)/2])
-	f.Add([]byte(magic))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	for _, sealed := range []bool{false, true} {
 		fsys := newMemFS()
-		s := open(t, fsys)
+		s, err := New(fsys, dir, options(sealed))
+		require.NoError(f, err)
+		for _, bytes := range []int{0, 40} {
+			k, err := s.Create(describe(2, -1))
+			require.NoError(f, err)
+			_, err = k.Write(content(bytes))
+			require.NoError(f, err)
+			_, err = k.Commit()
+			require.NoError(f, err)
+			whole := fsys.files[s.path(2)].data
+			f.Add(whole, sealed)
+			f.Add(whole[:len(whole)/2], sealed)
+			f.Add(whole, !sealed)
+		}
+	}
+	f.Add([]byte(magic), false)
+	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
+		fsys := newMemFS()
+		s, err := New(fsys, dir, options(sealed))
+		require.NoError(t, err)
 		h, err := fsys.Create(s.path(2))
 		require.NoError(t, err)
 		_, err = h.Write(b)
@@ -515,6 +565,26 @@ func FuzzReadSnapshot(f *testing.F) {
 			return
 		}
 		var damage *raft.CorruptionError
-		require.ErrorAs(t, err, &damage)
+		var key *keyring.Error
+		require.True(t, errors.As(err, &damage) || errors.As(err, &key), "%v", err)
 	})
+}
+
+// What is read again is verified again.
+func TestReaderThatWasRewoundVerifiesAgain(t *testing.T) {
+	fsys := newMemFS()
+	s := open(t, fsys)
+	put(t, s, 1, content(1000))
+	_, r, err := s.Open(1)
+	require.NoError(t, err)
+	rewinder := r.(raft.Rewinder)
+	_, err = io.ReadAll(r)
+	require.NoError(t, err)
+	require.NoError(t, rewinder.Rewind())
+	fsys.files[s.path(1)].data[500] ^= 1
+	_, err = io.ReadAll(r)
+	var damage *raft.CorruptionError
+	require.ErrorAs(t, err, &damage)
+	require.NoError(t, r.Close())
+	require.ErrorIs(t, rewinder.Rewind(), fs.ErrClosed)
 }

@@ -27,9 +27,9 @@ type Verified struct {
 func (v *Verified) Described() bool { return v.Meta.Index != 0 }
 
 // Verify reads every snapshot in dir, the newest first, and changes nothing. Damage is part of the result. Errors are those of the
-// device and of ctx. A directory that does not exist holds no snapshots. The caller makes sure that no store uses the directory.
-func Verify(ctx context.Context, fsys vfs.FS, dir string) ([]Verified, error) {
-	s := &Store{fs: fsys, dir: dir}
+// device and of ctx, and *keyring.Error. Of opts, keys and owner count. A directory that does not exist holds no snapshots. The caller makes sure that no store uses the directory.
+func Verify(ctx context.Context, fsys vfs.FS, dir string, opts Options) ([]Verified, error) {
+	s := &Store{fs: fsys, dir: dir, keys: newKeys(opts)}
 	indices, err := s.list()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -39,7 +39,7 @@ func Verify(ctx context.Context, fsys vfs.FS, dir string) ([]Verified, error) {
 	}
 	var all []Verified
 	for _, index := range indices {
-		v, err := verify(ctx, fsys, s.path(index), index)
+		v, err := verify(ctx, fsys, s.path(index), index, s.keys)
 		if err != nil {
 			return all, err
 		}
@@ -48,7 +48,7 @@ func Verify(ctx context.Context, fsys vfs.FS, dir string) ([]Verified, error) {
 	return all, nil
 }
 
-func verify(ctx context.Context, fsys vfs.FS, path string, index raft.Index) (v Verified, err error) {
+func verify(ctx context.Context, fsys vfs.FS, path string, index raft.Index, keys *keys) (v Verified, err error) {
 	v.Path = path
 	f, err := fsys.Open(path)
 	if err != nil {
@@ -58,7 +58,7 @@ func verify(ctx context.Context, fsys vfs.FS, path string, index raft.Index) (v 
 	if v.Bytes, err = f.Size(); err != nil {
 		return v, fmt.Errorf("size of %s: %w", filepath.Base(path), err)
 	}
-	l, err := readLayout(f, path, index)
+	l, err := readLayout(f, path, index, keys)
 	if err == nil {
 		v.Meta = l.meta
 		r := newReader(f, path, l)

@@ -32,12 +32,12 @@ func writeSnapshot(t *testing.T, dir string, index raft.Index, size int) string 
 // Every flipped bit and every cut of a snapshot is found, in the file that has it and no other, and nothing is written.
 func TestVerifyFindsEveryDamage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "snapshots")
-	none, err := Verify(t.Context(), vfs.OS{}, dir)
+	none, err := Verify(t.Context(), vfs.OS{}, dir, Options{})
 	require.NoError(t, err)
 	require.Empty(t, none, "no directory, no snapshots")
 
 	old, newest := writeSnapshot(t, dir, 7, 0), writeSnapshot(t, dir, 9, 200)
-	all, err := Verify(t.Context(), vfs.OS{}, dir)
+	all, err := Verify(t.Context(), vfs.OS{}, dir, Options{})
 	require.NoError(t, err)
 	require.Len(t, all, 2)
 	require.Nil(t, all[0].Damage)
@@ -51,7 +51,7 @@ func TestVerifyFindsEveryDamage(t *testing.T) {
 	check := func(damaged []byte, what string, n int) {
 		t.Helper()
 		require.NoError(t, os.WriteFile(newest, damaged, 0o600))
-		all, err := Verify(t.Context(), vfs.OS{}, dir)
+		all, err := Verify(t.Context(), vfs.OS{}, dir, Options{})
 		require.NoError(t, err)
 		require.Len(t, all, 2)
 		require.NotNil(t, all[0].Damage, "%s %d", what, n)
@@ -70,7 +70,7 @@ func TestVerifyFindsEveryDamage(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.NoError(t, os.WriteFile(newest, whole, 0o600))
-	_, err = Verify(ctx, vfs.OS{}, dir)
+	_, err = Verify(ctx, vfs.OS{}, dir, Options{})
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -84,6 +84,6 @@ func TestVerifyTellsTheDeviceFromTheSnapshot(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := Verify(t.Context(), m, "/s")
+	_, err := Verify(t.Context(), m, "/s", Options{})
 	require.ErrorIs(t, err, broken)
 }

@@ -28,6 +28,7 @@ func RunSnapshots(t *testing.T, open func(t *testing.T) raft.SnapshotStore) {
 		{"AnnouncedSize", testSnapshotSize},
 		{"Replaced", testSnapshotReplaced},
 		{"ReaderGoesOn", testSnapshotReaderGoesOn},
+		{"ReaderIsRewound", testSnapshotReaderIsRewound},
 		{"Concurrent", testSnapshotsConcurrent},
 	}
 	for _, c := range cases {
@@ -194,6 +195,28 @@ func testSnapshotReaderGoesOn(t *testing.T, s raft.SnapshotStore) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(pattern(300_000), append(head, rest...)))
 	require.NoError(t, r.Close())
+}
+
+// Readers need not be a raft.Rewinder, but those that are can be rewound wherever they are.
+func testSnapshotReaderIsRewound(t *testing.T, s raft.SnapshotStore) {
+	want := pattern(200_001)
+	put(t, s, raft.EntryID{Term: 1, Index: 5}, want)
+	_, r, err := s.Open(5)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, r.Close()) }()
+	rewinder, ok := r.(raft.Rewinder)
+	if !ok {
+		t.Skip("a transfer that broke off will begin anew")
+	}
+	for _, n := range []int{0, 1, 64 << 10, 100_000, len(want)} {
+		_, err := io.ReadFull(r, make([]byte, n))
+		require.NoError(t, err)
+		require.NoError(t, rewinder.Rewind())
+		got, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got), "the content differs")
+		require.NoError(t, rewinder.Rewind())
+	}
 }
 
 func testSnapshotsConcurrent(t *testing.T, s raft.SnapshotStore) {

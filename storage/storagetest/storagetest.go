@@ -87,6 +87,9 @@ func Run(t *testing.T, open func(t *testing.T) raft.Storage) {
 		{"SnapshotContradictsLog", testSnapshotContradicts},
 		{"SnapshotSurvives", testSnapshotSurvives},
 		{"ConcurrentReads", testConcurrentReads},
+		{"FenceStaysUntilItIsLifted", testFence},
+		{"RepairOfIntactEntriesChangesNothing", testIdleRepair},
+		{"RepairWithStrangersIsRefused", testStrangeRepair},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })

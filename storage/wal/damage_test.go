@@ -32,7 +32,8 @@ type victim struct {
 	last     string           // path of the last segment
 	from, to int64            // its last batch
 	ends     map[string]int64 // of the batches of each segment
-	versions []victimVersion  // oldest first, the last one is img
+	where    map[raft.Index]written
+	versions []victimVersion // oldest first, the last one is img
 }
 
 type victimVersion struct {
@@ -46,6 +47,10 @@ const (
 	torn1 = "last batch lost, as assumption 3 says"
 	aged  = "an older file believed, as assumption 3 says"
 	no    = "refused"
+
+	partly = "damaged, and named" // exactly the entries that were hit
+	fenced = "fenced"             // at or above what was acknowledged
+	both   = "damaged and fenced"
 )
 
 // victims are logs of three segments of about 4 KiB of batches each, with a spare and a vote file. They differ in what vouches for the
@@ -53,7 +58,7 @@ const (
 func victims(t testing.TB) []*victim {
 	var all []*victim
 	for _, name := range []string{"nothing vouches", "idle record", "vote file"} {
-		v := &victim{name: name, vouched: name != "nothing vouches", ends: map[string]int64{}}
+		v := &victim{name: name, vouched: name != "nothing vouches", ends: map[string]int64{}, where: map[raft.Index]written{}}
 		disk := newImageFS(nil)
 		opts := smallOptions(disk)
 		opts.MaxSegmentBytes = 16 << 10
@@ -70,10 +75,11 @@ func victims(t testing.TB) []*victim {
 			v.before, v.now = v.now, v.now.after(b)
 			v.last, v.from, v.to = w.active.path, w.activeEndBefore(&b), w.active.end
 			v.ends[v.last] = v.to
+			v.remember(w, &b)
 			took()
 		}
 		write(raft.Batch{HardState: &raft.HardState{CurrentTerm: 1, VotedFor: "n1"}, Entries: commands(1, 3, 1, 40)})
-		write(raft.Batch{Entries: []raft.Entry{entry(4, 1, raft.EntryConfiguration, members("c", "n1"))}})
+		write(raft.Batch{Entries: []raft.Entry{entry(4, 1, raft.EntryConfiguration, members("c", "n1", "n2", "n3"))}})
 		write(raft.Batch{Entries: commands(5, 2, 1, 1200)})
 		require.NoError(t, w.Idle())
 		took()
@@ -121,7 +127,10 @@ func (w *WAL) activeEndBefore(b *raft.Batch) int64 {
 	for i := range b.Entries {
 		body += int64(b.Entries[i].Size())
 	}
-	header, _ := headerSize(vote, body)
+	h := batchHeader{bodyLen: body, voteLen: vote}
+	h.encryptedWith(w.keyID)
+	body = h.bodyLen
+	header, _ := headerSize(h.words(), body)
 	return w.active.end - roundUp(int64(header)+body, sectorSize)
 }
 
@@ -149,11 +158,14 @@ func (c *change) each(f func(changedFile)) {
 
 // permitted lists the outcomes that a fault may have, from where it has hit and what reads there now.
 func (v *victim) permitted(c *change) []string {
-	if c.want != "" {
+	if c.want != "" && c.want != no {
 		return []string{c.want}
 	}
 	if c.asOf != nil {
-		return []string{whole, no, aged}
+		return []string{whole, partly, fenced, both, aged}
+	}
+	if c.kind == "several places" { // what vouches for the last batch may be hit, too
+		return []string{whole, spilt, partly, fenced, both, no, torn1}
 	}
 	batches, others, lost, loose := false, false, false, false
 	c.each(func(f changedFile) {
@@ -179,17 +191,23 @@ func (v *victim) permitted(c *change) []string {
 	})
 	switch {
 	case batches && lost && !others && !v.vouched:
-		return []string{no, torn1}
+		return []string{whole, partly, fenced, both, torn1}
 	case batches:
-		return []string{no}
+		if loose {
+			return []string{whole, spilt, partly, fenced, both}
+		}
+		if c.files[1].path == "" && c.files[0].path == v.last && c.kind == "sectors swapped" {
+			return []string{whole, partly, fenced, both, no} // two batches lost at once, and perhaps a change of terms between them
+		}
+		return []string{whole, partly, fenced, both}
 	case loose:
-		return []string{whole, spilt, no}
+		return []string{whole, spilt, fenced}
 	}
 	return []string{whole}
 }
 
 // open opens the damaged log and says what came of it, or what is wrong with that.
-func (v *victim) open(c *change) (outcome string, err error) {
+func (v *victim) open(c *change, how opening) (outcome string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -207,9 +225,9 @@ func (v *victim) open(c *change) (outcome string, err error) {
 	// A WAL that has pooled a buffer outlives two collections, with all that it holds; then the heap doubles each time.
 	defer func() { *disk = imageFS{} }()
 	opts := smallOptions(disk)
-	opts.MaxSegmentBytes = 16 << 10
+	opts.MaxSegmentBytes, opts.VerifyAtOpen = 16<<10, how != byReading
 	w := New("/data", opts)
-	rec, err := w.Open(ctx, identity)
+	rec, err := w.openFor(how != judged)
 	if err != nil {
 		var damage *raft.CorruptionError
 		switch {
@@ -236,9 +254,68 @@ func (v *victim) open(c *change) (outcome string, err error) {
 	case c.asOf != nil && c.asOf.check(w, &rec) == nil:
 		outcome, err = aged, nil
 	default:
-		err = fmt.Errorf("silent loss: %w", err)
+		m := v.now
+		damaged, damageErr := m.checkDamaged(w, &rec, how == byReading)
+		if damageErr != nil && c.kind == "several places" {
+			if m, damaged, ok := v.lostByManyFaults(c, w, &rec, how == byReading); ok {
+				return torn1, v.mendIfOpen(m, w, &rec, damaged, how)
+			}
+		}
+		if damageErr == nil {
+			damageErr = v.justified(c, rec.LastIndex, damaged)
+		}
+		if damageErr == nil && how != judged {
+			damageErr = v.now.mend(w, &rec, damaged)
+		}
+		switch {
+		case damageErr != nil:
+			err = fmt.Errorf("silent loss: %w", damageErr)
+		case len(damaged) > 0 && rec.Fence != (raft.EntryID{}):
+			outcome, err = both, nil
+		case len(damaged) > 0:
+			outcome, err = partly, nil
+		default:
+			outcome, err = fenced, nil
+		}
 	}
-	return outcome, errors.Join(err, w.Close())
+	if how != judged {
+		err = errors.Join(err, w.Close())
+	}
+	return outcome, err
+}
+
+// mendIfOpen mends a log that was opened for writing, and closes it.
+func (v *victim) mendIfOpen(m model, w *WAL, rec *raft.Recovered, damaged []raft.Index, how opening) error {
+	if how == judged {
+		return nil
+	}
+	if rec.Fence != (raft.EntryID{}) {
+		return w.Close()
+	}
+	return errors.Join(m.mend(w, rec, damaged), w.Close())
+}
+
+// opening is how the log is looked at.
+type opening int
+
+const (
+	judged    opening = iota // all that Open does before it changes anything
+	mended                   // opened, repaired, and opened twice more
+	byReading                // the same, by an Open that believes the footers: damage in front of them is found by the reads
+)
+
+// openFor opens a log, for certain if it is to be written to; otherwise it only finds out what it holds, which Open does before it
+// changes anything.
+func (w *WAL) openFor(writing bool) (raft.Recovered, error) {
+	if writing {
+		return w.Open(ctx, identity)
+	}
+	r := w.newRecovery()
+	if err := r.understand(ctx, identity); err != nil {
+		return raft.Recovered{}, err
+	}
+	w.open = true // for Entries, which needs no more than the index
+	return r.describe(raft.SnapshotMeta{}), nil
 }
 
 // bits flips every bit of every file; every skip-th of them in a sample.
@@ -297,28 +374,28 @@ func (v *victim) cuts(skip int) iter.Seq[change] {
 	}
 }
 
-type place struct {
+type spot struct {
 	path string
 	at   int
 }
 
 // sectors zeroes every sector, puts every older version in its place, copies every other one over it, and swaps each with every other.
 func (v *victim) sectors(skip int) iter.Seq[change] {
-	var places []place
+	var places []spot
 	for _, path := range slices.Sorted(maps.Keys(v.img)) {
 		for at := 0; at < len(v.img[path]); at += sectorSize {
-			places = append(places, place{path, at})
+			places = append(places, spot{path, at})
 		}
 	}
-	get := func(p place) []byte { return v.img[p.path][p.at : p.at+sectorSize] }
-	with := func(p place, sector []byte) changedFile {
+	get := func(p spot) []byte { return v.img[p.path][p.at : p.at+sectorSize] }
+	with := func(p spot, sector []byte) changedFile {
 		data := bytes.Clone(v.img[p.path])
 		copy(data[p.at:], sector)
 		return changedFile{p.path, data}
 	}
 	return func(yield func(change) bool) {
 		stopped, n := false, 0
-		put := func(kind, what string, p place, sector []byte) {
+		put := func(kind, what string, p spot, sector []byte) {
 			if n++; !stopped && n%skip == 0 && !bytes.Equal(get(p), sector) {
 				stopped = !yield(change{kind: kind, what: fmt.Sprintf("%s, %v", what, p), files: [2]changedFile{with(p, sector)}})
 			}
@@ -409,6 +486,7 @@ func allocated() uint64 {
 // What opening one damaged log of 72 KiB, and the damage itself, may allocate: in the mean of a chunk, and alone.
 const (
 	damageChunk     = 64
+	mendEvery       = 32 // of so many faults, two are mended
 	damageChunkMean = 256 << 10
 	damageAlone     = 1 << 20
 )
@@ -434,7 +512,7 @@ func TestDamageNeverGoesUnnoticed(t *testing.T) {
 				for k := range workers {
 					wg.Go(func() {
 						for j := k; j < len(chunk); j += workers {
-							outcomes[j], errs[j] = v.open(&chunk[j])
+							outcomes[j], errs[j] = v.open(&chunk[j], map[int]opening{0: mended, mendEvery / 2: byReading}[j%mendEvery])
 						}
 					})
 				}
@@ -452,7 +530,7 @@ func TestDamageNeverGoesUnnoticed(t *testing.T) {
 					}
 					if used > damageChunkMean && errs[j] == nil {
 						start := allocated()
-						_, errs[j] = v.open(c)
+						_, errs[j] = v.open(c, judged)
 						if alone := allocated() - start; alone > damageAlone {
 							errs[j] = errors.Join(errs[j], fmt.Errorf("%d bytes allocated", alone))
 						}
@@ -477,6 +555,7 @@ func TestDamageNeverGoesUnnoticed(t *testing.T) {
 		run(v.cuts(others))
 		run(v.sectors(others))
 		run(v.files())
+		run(v.many(uint64(i)+100, 24_000/min(others*others, 96)))
 	}
 	require.Zero(t, failures, "faults with the wrong outcome")
 	t.Logf("%d damaged logs, at most %d KiB allocated for one in the mean of %d:%s", total, peak>>10, damageChunk, table(counts))

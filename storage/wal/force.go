@@ -22,6 +22,7 @@ type Recovery struct {
 	Cluster     string           `json:"cluster"`       // to which the directory belonged when this was planned
 	HardState   raft.HardState   `json:"hard_state"`    // now
 	Last        raft.EntryID     `json:"last"`          // entry that is kept: nothing behind it survives
+	GivenUp     raft.EntryID     `json:"given_up"`      // the last entry of the log, if it is given up from a damaged one on; else zero
 	Snapshot    raft.EntryID     `json:"snapshot"`      // up to here everything is known to have been committed
 	InForce     *ConfigurationAt `json:"in_force"`      // the newest configuration now; nil: none is known
 	Entry       ConfigurationAt  `json:"configuration"` // what is to be written behind Last
@@ -40,8 +41,8 @@ var ErrDamaged = errors.New("the directory is damaged")
 // ID, which must not have been used before. address is the server's in the new cluster; "" keeps the one that it has.
 //
 // Errors are those of Inspect, [ErrDamaged], and whatever makes the recovery impossible.
-func PlanRecovery(ctx context.Context, fsys vfs.FS, dir, cluster, address string) (Recovery, error) {
-	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared)
+func PlanRecovery(ctx context.Context, fsys vfs.FS, dir, cluster, address string, opts ...InspectOption) (Recovery, error) {
+	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared, opts)
 	if err != nil {
 		return Recovery{}, err
 	}
@@ -55,7 +56,10 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 	}
 	r := &in.report
 	switch {
-	case r.Verdict == Damaged:
+	case in.startSnapshot().Index < r.Compacted.Index: // nobody else has what is missing in front of the log
+		return Recovery{}, fmt.Errorf("recover %s: %w: the log begins behind %v, and there is no snapshot of what was in front of it; "+
+			"recover another survivor, or restore a copy", r.Directory, ErrDamaged, r.Compacted)
+	case r.Verdict.Worse(Fenced) && !in.onlyAlone():
 		return Recovery{}, fmt.Errorf("recover %s: %w: raftctl verify says where; recover another survivor, or restore a copy",
 			r.Directory, ErrDamaged)
 	case r.Replica == 0 || r.Node == "":
@@ -69,6 +73,9 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 		return Recovery{}, fmt.Errorf("recover %s: %q was the ID of its cluster before, in which lost servers might come back: "+
 			"choose an ID that was never used", r.Directory, cluster)
 	}
+	if in.r.isAlone && !in.behindLog() {
+		r.Newest = r.Last
+	}
 	plan := Recovery{
 		Directory: r.Directory, Node: r.Node, Replica: r.Replica, Cluster: r.Cluster, HardState: r.HardState,
 		Last: r.Newest, Snapshot: in.startSnapshot(), batches: r.Batches, incarnation: r.Incarnation,
@@ -76,6 +83,11 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 	configurations := r.Configurations
 	if in.behindLog() {
 		configurations = nil
+	} else if lost := in.r.damaged; len(lost) > 0 { // what is behind it is of no use without it
+		plan.GivenUp = plan.Last
+		term, _ := in.w.index.termAt(lost[0].first - 1)
+		plan.Last = raft.EntryID{Term: term, Index: lost[0].first - 1}
+		configurations = slices.DeleteFunc(slices.Clone(configurations), func(c ConfigurationAt) bool { return c.Index > plan.Last.Index })
 	}
 	if plan.Snapshot.Index > 0 {
 		meta := &r.Snapshots[in.startNumber()].Meta
@@ -107,9 +119,23 @@ func (in *inspection) plan(ctx context.Context, cluster, address string) (Recove
 		return Recovery{}, fmt.Errorf("recover %s: %w", r.Directory, err)
 	}
 	plan.Entry = ConfigurationAt{
-		raft.EntryID{Term: max(r.HardState.CurrentTerm, plan.Last.Term) + termLeap, Index: plan.Last.Index + 1}, conf,
+		raft.EntryID{Term: max(r.HardState.CurrentTerm, r.Last.Term, plan.Last.Term) + termLeap, Index: plan.Last.Index + 1}, conf,
 	}
 	return plan, nil
+}
+
+// onlyAlone reports that nothing but the want of another server keeps this one from starting: recovery is what it needs.
+func (in *inspection) onlyAlone() bool {
+	if !in.r.isAlone {
+		return false
+	}
+	damaged := 0
+	for _, f := range in.report.Findings {
+		if f.Verdict.Worse(Fenced) {
+			damaged++
+		}
+	}
+	return damaged == 1
 }
 
 // wasIn reports whether anything here is left of an earlier cluster of that ID. Its servers may still have their directories: after a
@@ -179,8 +205,8 @@ func (in *inspection) behindLog() bool {
 // directory is removed or overwritten; but there is no way back other than a copy made before.
 //
 // Errors are those of PlanRecovery; what is in the directory must still be what was planned for.
-func Recover(ctx context.Context, fsys vfs.FS, plan Recovery) error {
-	in, err := beginInspection(ctx, fsys, plan.Directory, fsys.Lock)
+func Recover(ctx context.Context, fsys vfs.FS, plan Recovery, opts ...InspectOption) error {
+	in, err := beginInspection(ctx, fsys, plan.Directory, fsys.Lock, opts)
 	if err != nil {
 		return err
 	}
@@ -213,22 +239,36 @@ func (in *inspection) found(plan *Recovery) (err error) {
 			return fmt.Errorf("recover %s: %w", plan.Directory, err)
 		}
 	}
+	if plan.Last.Index < w.index.last.Index && batch.Snapshot == nil {
+		batch.TruncateFrom = plan.Last.Index + 1
+	}
+	if w.fence != (raft.EntryID{}) {
+		batch.Fence = &raft.EntryID{}
+	}
 	h, _, err := w.header(&batch)
 	if err != nil {
 		return fmt.Errorf("recover %s: %w", plan.Directory, err)
 	}
 	w.identity.Cluster = plan.Entry.Configuration.ClusterID
-	headerLen, _ := headerSize(len(h.hardState.VotedFor), h.bodyLen)
+	if err := w.currentKey(); err != nil {
+		return fmt.Errorf("recover %s: %w", plan.Directory, err)
+	}
+	h.encryptedWith(w.keyID)
+	headerLen, _ := headerSize(h.words(), h.bodyLen)
 	size := roundUp(segmentHeaderSize+int64(headerLen)+h.bodyLen+sectorSize, pageSize)
 	segment := w.nextSegment(in.r.files[len(in.r.files)-1]+1, size)
+	sealer, err := w.encrypt(&segment)
+	if err != nil {
+		return fmt.Errorf("recover %s: %w", plan.Directory, err)
+	}
 	h.tag, h.offset = segment.tag, segmentHeaderSize
 	h.seq, h.syncedThrough = w.lastBatch+1, w.lastBatch
 	h.prevChain, h.before = w.chain, w.before
 
 	b := make([]byte, size)
-	copy(b, segment.encode())
+	copy(b, segment.encode(sealer))
 	copy(b[pageSize:], b[:pageSize])
-	copy(b[segmentHeaderSize:], encodeBatch(nil, &h, batch.Entries))
+	copy(b[segmentHeaderSize:], encodeBatch(nil, &h, batch.Entries, nil, sealer))
 	if err := in.publish(segmentName(segment.seq), b); err != nil {
 		return fmt.Errorf("recover %s: %w", plan.Directory, err)
 	}

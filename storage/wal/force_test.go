@@ -199,6 +199,28 @@ func TestRecoverRefuses(t *testing.T) {
 	require.Equal(t, writes, disk.writes)
 
 	flip(t, disk, "/data/0000000000000002.wal", all[4].Data)
+	whole := disk.image()
+	plan, err = PlanRecovery(ctx, disk, "/data", "new", "")
+	require.NoError(t, err)
+	require.Equal(t, all[3].ID(), plan.Last, "in front of the damage")
+	require.Equal(t, all[5].ID(), plan.GivenUp)
+	require.NoError(t, Recover(ctx, disk, plan))
+	w = New("/data", smallOptions(disk))
+	rec, err := w.Open(ctx, raft.Identity{Cluster: "new", Node: "n1"})
+	require.NoError(t, err)
+	require.Empty(t, rec.Damaged)
+	require.Equal(t, plan.Entry.Index, rec.LastIndex)
+	requireEntries(t, w, all[:4])
+	require.NoError(t, w.Close())
+
+	disk = newImageFS(whole)
+	for path, f := range disk.files {
+		if strings.HasSuffix(path, segmentSuffix) { // neither copy of the header
+			f.resize(int64(len(f.data)))
+			f.data[20] ^= 1
+			f.data[pageSize+20] ^= 1
+		}
+	}
 	_, err = PlanRecovery(ctx, disk, "/data", "new", "")
 	require.ErrorIs(t, err, ErrDamaged)
 

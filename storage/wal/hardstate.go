@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
+	"slices"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/internal/seal"
 	"github.com/steadyraft/raft/storage/vfs"
 )
 
@@ -20,6 +21,9 @@ const (
 	voteCopies    = 2
 	voteFileSize  = 2 * voteCopies * pageSize
 	voteFixedSize = 64
+	voteFenceAt   = 320
+	voteKeyAt     = 464 // key ID, then what names the key, then the authentication
+	voteMACAt     = sectorSize - 4 - seal.MACSize
 )
 
 // voteRecord is one generation of the vote file.
@@ -31,9 +35,14 @@ type voteRecord struct {
 	first       uint64 // the first segment that is still needed
 	batch       uint64 // a batch that was durable before this was written: a log that ends before it has lost it
 	hardState   raft.HardState
+	fence       raft.EntryID
+
+	keyID uint32 // 0: nothing but the checksum says that the record is ours
+	check [seal.CheckSize]byte
 }
 
-func (r *voteRecord) encode() []byte {
+// encode returns a sector. k is nil if there is no key to authenticate it with.
+func (r *voteRecord) encode(k *seal.Key) []byte {
 	b := make([]byte, sectorSize)
 	le := binary.LittleEndian
 	le.PutUint32(b[0:], voteMagic)
@@ -46,6 +55,13 @@ func (r *voteRecord) encode() []byte {
 	le.PutUint64(b[48:], r.batch)
 	le.PutUint64(b[56:], uint64(r.hardState.CurrentTerm))
 	copy(b[voteFixedSize:], r.hardState.VotedFor)
+	putID(b[voteFenceAt:], r.fence)
+	le.PutUint32(b[voteKeyAt:], r.keyID)
+	copy(b[voteKeyAt+4:], r.check[:])
+	if k != nil {
+		mac := k.MAC(b[:voteMACAt])
+		copy(b[voteMACAt:], mac[:])
+	}
 	le.PutUint32(b[sectorSize-4:], checksum(b[:sectorSize-4]))
 	return b
 }
@@ -63,7 +79,7 @@ func decodeVote(b []byte) (voteRecord, error) {
 	if n > maxName {
 		return voteRecord{}, fmt.Errorf("name of %d bytes: at most %d", n, maxName)
 	}
-	return voteRecord{
+	r := voteRecord{
 		generation:  le.Uint64(b[8:]),
 		replica:     raft.ReplicaID(le.Uint64(b[16:])),
 		incarnation: le.Uint64(b[24:]),
@@ -74,18 +90,23 @@ func decodeVote(b []byte) (voteRecord, error) {
 			CurrentTerm: raft.Term(le.Uint64(b[56:])),
 			VotedFor:    raft.NodeID(b[voteFixedSize : voteFixedSize+n]),
 		},
-	}, nil
+		fence: getID(b[voteFenceAt:]),
+		keyID: le.Uint32(b[voteKeyAt:]),
+	}
+	copy(r.check[:], b[voteKeyAt+4:])
+	return r, nil
 }
 
-// readVote returns the newest record of the vote file; found is false if there is no file, or none was ever written. damaged says
-// what is wrong with records that were passed over.
-func readVote(fsys vfs.FS, path string) (rec voteRecord, found bool, damaged error, err error) {
-	f, err := fsys.Open(path)
+// readVote returns the newest record of the vote file; found is false if there is no file, or none was ever written. newest says that no
+// later one can have been lost: the generation before it is there, too, which a later one would have overwritten. damaged says what is
+// wrong with records that were passed over.
+func (w *WAL) readVote(path string) (rec voteRecord, found, newest bool, damaged error, err error) {
+	f, err := w.fs.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return rec, false, nil, nil
+		return rec, false, false, nil, nil
 	}
 	if err != nil {
-		return rec, false, nil, fmt.Errorf("open vote file: %w", err)
+		return rec, false, false, nil, fmt.Errorf("open vote file: %w", err)
 	}
 	b := make([]byte, voteFileSize)
 	n, err := f.ReadAt(b, 0)
@@ -93,9 +114,13 @@ func readVote(fsys vfs.FS, path string) (rec voteRecord, found bool, damaged err
 		err = closeErr
 	}
 	if err != nil {
-		return rec, false, nil, fmt.Errorf("read vote file: %w", err)
+		return rec, false, false, nil, fmt.Errorf("read vote file: %w", err)
 	}
 	b = b[:n]
+	var generations []uint64
+	var read []voteRecord
+	var places []int64
+	var errs []error
 	for at := 0; at < voteFileSize; at += pageSize {
 		page := b[min(at, len(b)):min(at+pageSize, len(b))]
 		if isZero(page) {
@@ -104,24 +129,29 @@ func readVote(fsys vfs.FS, path string) (rec voteRecord, found bool, damaged err
 		r, err := decodeVote(page)
 		if err != nil {
 			damaged = errors.Join(damaged, &raft.CorruptionError{Path: path, Offset: int64(at), Reason: err.Error()})
-		} else if !found || r.generation > rec.generation {
+			continue
+		}
+		generations = append(generations, r.generation)
+		read = append(read, r)
+		places = append(places, int64(at))
+		errs = append(errs, w.authenticateVote(path, int64(at), &r, page))
+		if !found || r.generation > rec.generation {
 			rec, found = r, true
 		}
 	}
-	return rec, found, damaged, nil
+	newest = found && (slices.Contains(generations, rec.generation-1) || rec.generation == 1 && damaged == nil)
+	return rec, found, newest, damaged, judgeVotes(path, rec.generation, read, places, errs)
 }
 
-// openVote opens the vote file for writing, and makes it if it is missing or too short.
+// openVote opens the vote file for writing, and makes it if it is missing. One that is too short is still worth what is left of it.
 func (w *WAL) openVote() (vfs.File, error) {
-	path := filepath.Join(w.dir, voteName)
-	if info, err := w.fs.Stat(path); err == nil && info.Size() == voteFileSize {
-		return w.fs.OpenWrite(path)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	path := w.path(voteName)
+	f, err := w.fs.OpenWrite(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
 	}
 	tmp := path + tmpSuffix
-	f, err := w.fs.Create(tmp)
-	if err != nil {
+	if f, err = w.fs.Create(tmp); err != nil {
 		return nil, err
 	}
 	_, err = f.WriteAt(make([]byte, voteFileSize), 0)
@@ -143,7 +173,7 @@ func (w *WAL) openVote() (vfs.File, error) {
 // writeVote makes a new generation durable. The one before stays readable until then. Only one call at a time.
 func (w *WAL) writeVote() error {
 	w.vote.generation++
-	b := w.vote.encode()
+	b := w.vote.encode(w.voteKey)
 	at := int64(w.vote.generation%2) * voteCopies * pageSize
 	for range voteCopies {
 		if _, err := w.voteFile.WriteAt(b, at); err != nil {

@@ -15,30 +15,35 @@ import (
 )
 
 // Verdict says how bad it is.
-type Verdict string
+type Verdict = raft.Verdict
 
 // The verdicts, from good to bad.
 const (
-	Clean      Verdict = "clean"
-	Unfinished Verdict = "unfinished" // a crash came in the middle of a write that nobody was told of; the next start leaves it out
-	Degraded   Verdict = "degraded"   // bytes that were durable have changed or are gone, and a server that starts can do without them
-	Damaged    Verdict = "damaged"    // a server refuses to start on this directory, or fails soon
+	Clean    = raft.VerdictClean
+	Torn     = raft.VerdictTorn
+	Degraded = raft.VerdictDegraded
+	Corrupt  = raft.VerdictCorrupt
+	Fenced   = raft.VerdictFenced
+	Damaged  = raft.VerdictDamaged // also: a snapshot that the server needs
+	TermLost = raft.VerdictTermLost
+	Wiped    = raft.VerdictWiped
+	Tampered = raft.VerdictTampered
 )
 
-// Worse reports whether v is worse than other.
-func (v Verdict) Worse(other Verdict) bool { return v.rank() > other.rank() }
-
-func (v Verdict) rank() int { return slices.Index([]Verdict{Clean, Unfinished, Degraded, Damaged}, v) }
-
 // Finding is one thing that is not as it was written.
-type Finding struct {
-	File    string  `json:"file"`
-	Offset  int64   `json:"offset"`
-	Verdict Verdict `json:"verdict"`
-	Found   string  `json:"found"`   // what is there
-	Meaning string  `json:"meaning"` // what follows for the server
-	Next    string  `json:"next"`    // what the operator can do
+type Finding = raft.Finding
+
+// RefusalError says why a log is not opened. It unwraps to the *raft.CorruptionError that says where the damage is and what to do.
+type RefusalError struct {
+	Verdict Verdict
+	Damage  *raft.CorruptionError
 }
+
+// Error describes the damage and the next step.
+func (e *RefusalError) Error() string { return string(e.Verdict) + ": " + e.Damage.Error() }
+
+// Unwrap returns the damage.
+func (e *RefusalError) Unwrap() error { return e.Damage }
 
 // Segment describes one file of the log.
 type Segment struct {
@@ -71,11 +76,13 @@ type Report struct {
 	Replica     raft.ReplicaID `json:"replica"`     // 0: nothing in the directory says who it belongs to
 	Incarnation uint64         `json:"incarnation"` // of the last run
 
-	HardState raft.HardState  `json:"hard_state"` // with which a server would start
-	VoteFile  *raft.HardState `json:"vote_file"`  // what the vote file says; nil if it is missing, or nothing in it is intact
-	Compacted raft.EntryID    `json:"compacted"`  // the last entry that is gone from the front of the log
-	Last      raft.EntryID    `json:"last"`       // the log's end; Compacted if it is empty
-	Batches   uint64          `json:"batches"`    // written over the directory's whole life
+	HardState raft.HardState  `json:"hard_state"`        // with which a server would start
+	VoteFile  *raft.HardState `json:"vote_file"`         // what the vote file says; nil if it is missing, or nothing in it is intact
+	Compacted raft.EntryID    `json:"compacted"`         // the last entry that is gone from the front of the log
+	Last      raft.EntryID    `json:"last"`              // the log's end; Compacted if it is empty
+	Damaged   []raft.Damage   `json:"damaged,omitempty"` // entries that cannot be read, and that the server gets from the others
+	Fence     raft.EntryID    `json:"fence"`             // the server may have acknowledged entries up to this one, of which nothing is left
+	Batches   uint64          `json:"batches"`           // written over the directory's whole life
 
 	// Newest is the last entry that the server has when it starts: Last, or that of a snapshot that takes the log's place. By it the
 	// servers that survived are compared. Zero if the log is damaged, and from Dump, which does not read the snapshots.
@@ -84,6 +91,7 @@ type Report struct {
 	Configurations []ConfigurationAt   `json:"configurations"` // in the log; the newest snapshot has the one before
 	Segments       []Segment           `json:"segments"`
 	Snapshots      []snapshot.Verified `json:"snapshots"` // newest first
+	Keys           []KeyUses           `json:"keys"`      // that the files are encrypted with, 0 for none; empty from Dump
 
 	// Refusal is the error with which Open would refuse the directory; nil if it would not.
 	Refusal error `json:"-"`
@@ -104,22 +112,28 @@ const (
 //
 // Damage is part of the report. Errors are those of the device and of ctx; [raft.ErrLocked] (a server runs in the directory),
 // [ErrNoLog] and fs.ErrNotExist.
-func Inspect(ctx context.Context, fsys vfs.FS, dir string) (Report, error) {
-	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared)
+func Inspect(ctx context.Context, fsys vfs.FS, dir string, opts ...InspectOption) (Report, error) {
+	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared, opts)
 	if err != nil {
 		return Report{}, err
 	}
 	err = in.verifySnapshots(ctx)
+	if err == nil {
+		in.report.Keys, err = keyUse(fsys, dir, true)
+	}
 	return in.report, errors.Join(err, in.end())
 }
 
 // Dump hands out the entries [lo, hi) of the log of a stopped server, in order, and changes nothing; lo 0 means from the first that is
-// there, hi 0 to the last. What was superseded is not part of the log. If the log is damaged, those in front of the damage are handed out.
+// there, hi 0 to the last. What was superseded is not part of the log. Damaged entries are left out; where the server refuses the log, so
+// are all behind the reason for it.
 // begin is called before, with a report that lacks the snapshots. The entries are the callee's to keep.
 //
 // Errors are those of Inspect, of begin and of entry.
-func Dump(ctx context.Context, fsys vfs.FS, dir string, lo, hi raft.Index, begin func(*Report) error, entry func(raft.Entry) error) error {
-	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared)
+func Dump(ctx context.Context, fsys vfs.FS, dir string, lo, hi raft.Index, begin func(*Report) error, entry func(raft.Entry) error,
+	opts ...InspectOption,
+) error {
+	in, err := beginInspection(ctx, fsys, dir, fsys.LockShared, opts)
 	if err != nil {
 		return err
 	}
@@ -135,6 +149,10 @@ func Dump(ctx context.Context, fsys vfs.FS, dir string, lo, hi raft.Index, begin
 		}
 		var entries []raft.Entry
 		entries, err = in.w.Entries(lo, hi, dumpBytes)
+		if damage := (*raft.CorruptionError)(nil); errors.As(err, &damage) && damage.Damage.Last >= lo {
+			lo, err = damage.Damage.Last+1, nil // a finding tells of it
+			continue
+		}
 		lo += raft.Index(len(entries))
 		for i := 0; i < len(entries) && err == nil; i++ {
 			err = entry(entries[i])
@@ -153,10 +171,16 @@ type inspection struct {
 	report Report
 }
 
-func beginInspection(ctx context.Context, fsys vfs.FS, dir string, lock func(path string) (io.Closer, error)) (_ *inspection, err error) {
-	in := &inspection{w: New(dir, Options{FS: fsys}), report: Report{
+func beginInspection(
+	ctx context.Context, fsys vfs.FS, dir string, lock func(path string) (io.Closer, error), opts []InspectOption,
+) (_ *inspection, err error) {
+	options := Options{FS: fsys, VerifyAtOpen: true}
+	for _, o := range opts {
+		o(&options)
+	}
+	in := &inspection{w: New(dir, options), report: Report{
 		Directory: dir, Verdict: Clean, Findings: []Finding{}, Configurations: []ConfigurationAt{}, Segments: []Segment{},
-		Snapshots: []snapshot.Verified{},
+		Snapshots: []snapshot.Verified{}, Keys: []KeyUses{},
 	}}
 	names, err := fsys.List(dir)
 	if err != nil {
@@ -181,7 +205,7 @@ func beginInspection(ctx context.Context, fsys vfs.FS, dir string, lock func(pat
 	}()
 
 	in.r = in.w.newRecovery()
-	in.r.note = in.add
+	in.r.note, in.r.everyEntry = in.add, true
 	segments := map[uint64]*Segment{}
 	in.r.replays = func(seg *segment, h *batchHeader) {
 		s := segments[seg.seq]
@@ -209,6 +233,14 @@ func beginInspection(ctx context.Context, fsys vfs.FS, dir string, lock func(pat
 	}
 	if damage != nil {
 		in.report.Refusal = refusal
+		if in.r.isAlone {
+			in.r.noteLosses()
+			in.add(Finding{
+				File: damage.Path, Offset: damage.Offset, Verdict: Damaged, Found: damage.Reason, Next: damage.Next,
+				Meaning: "the server refuses to start: nobody else has what is damaged, and it would go on as if it had never been there",
+			})
+			return in, nil
+		}
 		return in, in.examine(ctx, damage)
 	}
 	in.judgeLog()
@@ -260,9 +292,13 @@ func (in *inspection) describe(replayed map[uint64]*Segment, damaged bool) error
 	w, r, report := in.w, in.r, &in.report
 	if len(r.files) > 0 {
 		id := r.headers[slices.Max(r.files)].identity
-		report.Cluster, report.Node, report.Replica, report.Incarnation = id.Cluster, id.Node, id.Replica, id.Incarnation
+		report.Cluster, report.Node, report.Replica, report.Incarnation = id.Cluster, id.Node, id.Replica, max(id.Incarnation, r.vote.incarnation)
 	}
 	report.HardState, report.Compacted, report.Last, report.Batches = w.hardState, w.index.compacted, w.index.last, w.lastBatch
+	report.Fence = w.fence
+	for i := range r.damaged {
+		report.Damaged = append(report.Damaged, r.damaged[i].damage())
+	}
 	if r.voteFound {
 		report.VoteFile = &r.vote.hardState
 	}
@@ -312,7 +348,7 @@ func (in *inspection) judgeLog() {
 }
 
 func (in *inspection) verifySnapshots(ctx context.Context) error {
-	all, err := snapshot.Verify(ctx, in.w.fs, in.w.snapshotsDir())
+	all, err := snapshot.Verify(ctx, in.w.fs, in.w.snapshotsDir(), in.w.snapshotOptions())
 	if err != nil {
 		return fmt.Errorf("inspect snapshots: %w", err)
 	}
@@ -346,9 +382,12 @@ func (in *inspection) judgeSnapshots() {
 			File: v.Path, Offset: v.Damage.Offset, Verdict: Degraded, Found: v.Damage.Reason,
 			Meaning: "the snapshot will not be used", Next: nextDisk,
 		}
+		judgeTampering(&f, v.Damage)
 		if first {
 			f.Verdict, f.Next = Damaged, nextRestore
-			f.Meaning = "the server takes the snapshot for a good one when it starts, and fails when it has to restore its content"
+			judgeTampering(&f, v.Damage)
+			f.Meaning = "the server takes the snapshot for a good one when it starts, and fails when it has to restore its content; it sets the file " +
+				"aside then, and the start after that does without it"
 			if older := in.otherSnapshot(i + 1); in.report.Refusal == nil && (older != nil || base.Index == 0) {
 				f.Next = "move this file out of the directory: the log reaches back to its beginning, and the server starts from there"
 				if older != nil {
@@ -365,9 +404,10 @@ func (in *inspection) judgeSnapshots() {
 	}
 	if in.report.Refusal == nil && reached.Index < base.Index {
 		in.add(Finding{
-			File: in.w.snapshotsDir(), Verdict: Damaged,
-			Found:   fmt.Sprintf("the newest snapshot ends at %v, but the log begins behind %v", reached, base),
-			Meaning: "the server does not start: the entries between them are nowhere in this directory", Next: nextRestore,
+			File: in.w.snapshotsDir(), Verdict: Corrupt,
+			Found: fmt.Sprintf("the newest snapshot ends at %v, but the log begins behind %v", reached, base),
+			Meaning: "the entries between them are nowhere in this directory: the server starts, but acknowledges nothing and does not campaign until it " +
+				"has received another server's snapshot", Next: nextPeers,
 		})
 	}
 	if len(in.r.files) == 0 && start != nil && in.report.Refusal == nil {
@@ -397,6 +437,9 @@ func (in *inspection) otherSnapshot(i int) *snapshot.Verified {
 func (in *inspection) examine(ctx context.Context, damage *raft.CorruptionError) error {
 	w, r := in.w, in.r
 	refusal := Finding{File: damage.Path, Offset: damage.Offset, Verdict: Damaged, Found: damage.Reason, Next: nextRestore}
+	if why := (*RefusalError)(nil); errors.As(in.report.Refusal, &why) && why.Verdict != Damaged {
+		refusal.Verdict, refusal.Next = why.Verdict, damage.Next
+	}
 	var others []Finding
 	var behind examined
 	r.note = func(Finding) {} // of headers that were read before
@@ -409,7 +452,9 @@ func (in *inspection) examine(ctx context.Context, damage *raft.CorruptionError)
 		switch {
 		case errors.As(err, &unreadable):
 			if *unreadable != *damage {
-				others = append(others, alsoDamaged(unreadable.Path, unreadable.Offset, unreadable.Reason))
+				f := alsoDamaged(unreadable.Path, unreadable.Offset, unreadable.Reason)
+				judgeTampering(&f, unreadable)
+				others = append(others, f)
 			}
 			continue
 		case err != nil:
@@ -417,11 +462,13 @@ func (in *inspection) examine(ctx context.Context, damage *raft.CorruptionError)
 		}
 		s.tag = h.tag
 		inRefusal := s.path == damage.Path && s.end == damage.Offset
-		err = in.examineSegment(ctx, s, inRefusal, &behind, func(offset int64, reason, holds string) {
+		err = in.examineSegment(ctx, s, inRefusal, &behind, func(offset int64, reason, holds string, forged *raft.CorruptionError) {
 			switch {
 			case s.path != damage.Path || offset != damage.Offset:
 				if len(others) < maxFindings {
-					others = append(others, alsoDamaged(s.path, offset, joined(reason, holds)))
+					f := alsoDamaged(s.path, offset, joined(reason, holds))
+					judgeTampering(&f, forged)
+					others = append(others, f)
 				}
 			case holds != "":
 				refusal.Found = joined(refusal.Found, holds)
@@ -496,7 +543,7 @@ func (x examined) String() string {
 // examineSegment walks over the batches of a segment from s.end on, and tells of each stretch that is damaged; inStretch says that the
 // first one is known.
 func (in *inspection) examineSegment(ctx context.Context, s *segment, inStretch bool, behind *examined,
-	damaged func(offset int64, reason, holds string)) (err error) {
+	damaged func(offset int64, reason, holds string, forged *raft.CorruptionError)) (err error) {
 	f, err := in.w.fs.Open(s.path)
 	if err != nil {
 		return fmt.Errorf("open segment: %w", err)
@@ -512,12 +559,16 @@ func (in *inspection) examineSegment(ctx context.Context, s *segment, inStretch 
 			size, sealed = min(size, h.prevEnd), true
 		}
 	}
-	reader := &segmentReader{file: f, path: s.path, size: size, ahead: readAhead}
+	reader := &segmentReader{file: f, path: s.path, size: size, ahead: readAhead, sealer: in.r.sealers[s.seq]}
 	for at := s.end; at+sectorSize <= size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		h, b, v, err := reader.batchAt(at, s.tag)
+		forged := (*raft.CorruptionError)(nil)
+		if errors.As(err, &forged) {
+			b, v, err = nil, corrupted(forged.Reason), nil
+		}
 		if err != nil {
 			return err
 		}
@@ -535,7 +586,8 @@ func (in *inspection) examineSegment(ctx context.Context, s *segment, inStretch 
 			continue
 		}
 		if b != nil { // the header is intact: it says what the batch holds, and where the next one begins
-			damaged(at, v.reason, holds(&h, b))
+			left := h.salvage(b)
+			damaged(at, v.reason, holds(&h, &left), nil)
 			at, inStretch = h.end(), false
 			continue
 		}
@@ -545,7 +597,7 @@ func (in *inspection) examineSegment(ctx context.Context, s *segment, inStretch 
 				return err
 			}
 			if inStretch = !harmless; inStretch {
-				damaged(at, v.reason, "")
+				damaged(at, v.reason, "", forged)
 			}
 		}
 		at += sectorSize
@@ -563,44 +615,33 @@ func neverWritten(reader *segmentReader, tag segmentTag, at int64, sealed bool) 
 	if b, err = reader.at(at+sectorSize, sectorSize); err != nil {
 		return false, err
 	}
-	h, _, err := decodeBatchHeader(b)
+	h, err := decodeBatchHeader(b)
 	return err == nil && h.tag == tag, nil
 }
 
-// holds says which entries a batch with an intact header holds, and which of them are damaged. b is the whole batch.
-func holds(h *batchHeader, b []byte) string {
-	if h.count == 0 {
+// holds says which entries a batch with an intact header holds, and which of them are damaged.
+func holds(h *batchHeader, left *salvaged) string {
+	if h.count == 0 && h.repairs == 0 {
 		return "the batch holds no entry"
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "the batch holds %s", entryRange(h.span().first, h.last))
-	bad, at := 0, int64(h.headerLen)
-	for index := h.prev.Index + 1; index <= h.last.Index; index++ {
-		n, id, err := raft.EntryFrameSize(b[at:h.size()])
-		if err == nil {
-			_, _, err = raft.DecodeEntry(b[at:h.size()])
-		}
-		if err == nil && id.Index != index {
-			err = fmt.Errorf("entry %v stands where entry %d belongs", id, index)
-		}
-		if err != nil {
-			if bad++; bad <= 10 {
-				fmt.Fprintf(&s, "; at byte %d entry %d is damaged: %v", h.offset+at, index, err)
-			}
-		}
-		if n == 0 || int64(n) > h.size()-at {
-			if index < h.last.Index {
-				fmt.Fprintf(&s, "; where the %d entries behind it lie is unknown", h.last.Index-index)
-			}
+	if h.count > 0 {
+		fmt.Fprintf(&s, "the batch holds %s", entryRange(h.span().first, h.last))
+	} else {
+		fmt.Fprintf(&s, "the batch holds %d entries that were written a second time", h.repairs)
+	}
+	for i, lost := range left.lost {
+		if i == 10 {
+			fmt.Fprintf(&s, "; and so are others in %d places", len(left.lost)-i)
 			break
 		}
-		at += int64(n)
+		fmt.Fprintf(&s, "; damaged: %d", lost.first)
+		if lost.last > lost.first {
+			fmt.Fprintf(&s, " to %d", lost.last)
+		}
 	}
-	switch {
-	case bad == 0:
+	if len(left.lost) == 0 && len(left.repairs) == h.repairs {
 		s.WriteString(", all of them with the right checksums")
-	case bad > 10:
-		fmt.Fprintf(&s, "; and %d more", bad-10)
 	}
 	return s.String()
 }

@@ -76,6 +76,7 @@ func (v *victim) compare(c *change) (verdict Verdict, err error) {
 	}
 
 	opts := smallOptions(disk)
+	opts.VerifyAtOpen = true
 	w := New("/data", opts)
 	rec, openErr := w.Open(ctx, identity)
 	if openErr != nil {
@@ -85,26 +86,30 @@ func (v *victim) compare(c *change) (verdict Verdict, err error) {
 			return "", fmt.Errorf("Open refuses what Inspect calls %s: %w", report.Verdict, openErr)
 		case report.Refusal.Error() != openErr.Error():
 			return "", fmt.Errorf("Open says %w, Inspect says %w", openErr, report.Refusal)
-		case report.Verdict != Damaged:
+		case !report.Verdict.Worse(Fenced):
 			return "", fmt.Errorf("refused, and the verdict is %s", report.Verdict)
 		case !errors.As(openErr, &damage):
 			return "", openErr
 		}
 		for _, f := range report.Findings {
-			if f.File == damage.Path && f.Offset == damage.Offset && strings.HasPrefix(f.Found, damage.Reason) && f.Verdict == Damaged {
+			if f.File == damage.Path && f.Offset == damage.Offset && strings.HasPrefix(f.Found, damage.Reason) && f.Verdict.Worse(Fenced) {
 				return report.Verdict, nil
 			}
 		}
 		return "", fmt.Errorf("no finding tells of %w", openErr)
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	torn := worst == Unfinished
+	torn := worst == Torn
 	for _, f := range report.Findings {
-		torn = torn || f.Verdict == Unfinished
+		torn = torn || f.Verdict == Torn
 	}
 	switch {
-	case report.Verdict == Damaged:
-		return "", fmt.Errorf("Open takes what Inspect calls damaged: %+v", report.Findings)
+	case report.Verdict.Worse(Fenced):
+		return "", fmt.Errorf("Open takes what Inspect calls %s: %+v", report.Verdict, report.Findings)
+	case !reflect.DeepEqual(rec.Findings, report.Findings) && len(rec.Findings)+len(report.Findings) > 0:
+		return "", fmt.Errorf("Open has found %+v, Inspect %+v", rec.Findings, report.Findings)
+	case !slices.Equal(rec.Damaged, report.Damaged) || rec.Fence != report.Fence:
+		return "", fmt.Errorf("Open has lost %+v and up to %v, Inspect %+v and %v", rec.Damaged, rec.Fence, report.Damaged, report.Fence)
 	case report.Refusal != nil:
 		return "", fmt.Errorf("Open takes what Inspect refuses: %w", report.Refusal)
 	case torn != (w.Stats().TornBatches > 0):
@@ -293,38 +298,41 @@ func TestInspectDescribesTheLog(t *testing.T) {
 // One bit in the middle of an entry: file, offset, the entry's name, what is left, and what to do.
 func TestInspectNamesTheDamagedEntry(t *testing.T) {
 	disk, all := stopped(t)
-	at := flip(t, disk, "/data/0000000000000001.wal", all[1].Data)
+	flip(t, disk, "/data/0000000000000001.wal", all[1].Data)
 	r, err := Inspect(ctx, disk, "/data")
 	require.NoError(t, err)
-	require.Equal(t, Damaged, r.Verdict)
-	require.Zero(t, r.Newest, "unknown")
+	require.Equal(t, Corrupt, r.Verdict)
+	require.Equal(t, all[5].ID(), r.Newest)
+	require.Equal(t, []raft.Damage{{First: 2, Last: 2}}, r.Damaged)
 	require.Len(t, r.Findings, 1)
 	f := r.Findings[0]
 	require.Equal(t, "/data/0000000000000001.wal", f.File)
 	require.EqualValues(t, segmentHeaderSize, f.Offset, "of the batch")
 	require.Contains(t, f.Found, "page 0 of batch 1 does not match its checksum")
 	require.Contains(t, f.Found, "the batch holds entries 1@1 to 3@1")
-	frame := at - int64(len(all[1].Data)/2) - raft.EntryHeaderSize
-	require.Contains(t, f.Found, fmt.Sprintf("at byte %d entry 2 is damaged: entry 2@1: payload checksum does not match", frame))
-	require.NotContains(t, f.Found, "entry 3 is damaged")
-	require.Contains(t, f.Meaning,
-		"nothing of the log can be read in order; intact besides, as far as can be told: 1 batches, with entries 4@2 to 6@2")
-	require.Contains(t, f.Next, "empty data directory")
-	require.NotContains(t, f.Next, "raftctl verify", "that was it")
-	require.ErrorContains(t, r.Refusal, "stop the server and run raftctl verify DIR")
+	require.Contains(t, f.Found, "damaged: 2")
+	require.NotContains(t, f.Found, "damaged: 2 to")
+	require.Contains(t, f.Meaning, "entry 2@1 cannot be read")
+	require.Contains(t, f.Next, "gets the entries from them")
+	require.NoError(t, r.Refusal)
 
-	// A second damage is listed, too: the header of an entry, so that the rest of its batch cannot be told apart.
+	// A second damage is listed, too: the header of an entry, so that the rest of its page cannot be told apart. The entry may be a
+	// configuration.
 	flip(t, disk, "/data/0000000000000002.wal", all[4].Frame()[:raft.EntryHeaderSize])
 	r, err = Inspect(ctx, disk, "/data")
 	require.NoError(t, err)
 	require.Len(t, r.Findings, 2)
-	require.Equal(t, f.File, r.Findings[0].File, "Open's own reason comes first")
-	require.Len(t, r.Segments, 2)
-	require.False(t, r.Segments[1].LeftOver)
-	require.Zero(t, r.Segments[1].End, "not reached")
+	require.Equal(t, f, r.Findings[0])
+	require.Equal(t, []raft.Damage{{First: 2, Last: 2}, {First: 5, Last: 6, MayConfigure: true}}, r.Damaged)
 	require.Equal(t, "/data/0000000000000002.wal", r.Findings[1].File)
-	require.Contains(t, r.Findings[1].Found,
-		"entry 5 is damaged: entry header: header checksum does not match; where the 1 entries behind it lie is unknown")
+	require.Contains(t, r.Findings[1].Found, "damaged: 5 to 6")
+	require.Contains(t, r.Findings[1].Meaning, "entries 5@2 to 6@2 cannot be read")
+
+	// The configuration, too.
+	flip(t, disk, "/data/0000000000000002.wal", all[3].Data)
+	rec, err := New("/data", smallOptions(disk)).Open(ctx, identity)
+	require.NoError(t, err, "who the members are is unknown")
+	require.Equal(t, []raft.Damage{{First: 2, Last: 2}, {First: 4, Last: 6, MayConfigure: true}}, rec.Damaged)
 }
 
 // Every damaged record of the vote file is named, not only the first and the last one.
@@ -407,8 +415,8 @@ func TestInspectJudgesSnapshots(t *testing.T) {
 		{"newer one damaged, the older too old", 20, []string{newer}, nil, Damaged, []string{newer, "empty data directory"}},
 		{"both damaged, the log whole", 0, []string{newer, older}, nil, Damaged, []string{newer, "back to its beginning", older}},
 		{"newer one gone", 10, nil, []string{newer}, Clean, nil},
-		{"newer one gone, the older too old", 20, nil, []string{newer}, Damaged, []string{"ends at 10@1, but the log begins behind"}},
-		{"both gone", 10, nil, []string{newer, older}, Damaged, []string{"ends at 0@0, but the log begins behind"}},
+		{"newer one gone, the older too old", 20, nil, []string{newer}, Corrupt, []string{"ends at 10@1, but the log begins behind"}},
+		{"both gone", 10, nil, []string{newer, older}, Corrupt, []string{"ends at 0@0, but the log begins behind"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			disk := prepare(t, c.compact)
@@ -427,14 +435,14 @@ func TestInspectJudgesSnapshots(t *testing.T) {
 				require.Contains(t, said, want)
 			}
 
+			if strings.Contains(said, "but the log begins behind") {
+				_, err = PlanRecovery(ctx, disk, "/data", "new", "h:1")
+				require.ErrorIs(t, err, ErrDamaged, "nobody has what is missing")
+			}
 			w := New("/data", smallOptions(disk))
 			rec := mustOpen(t, w)
 			_, err = raft.NewCore(raft.CoreConfig{ID: "n1"}, 0, &rec)
-			if strings.Contains(said, "but the log begins behind") {
-				require.Error(t, err, "and so says the server")
-			} else {
-				require.NoError(t, err)
-			}
+			require.NoError(t, err)
 			require.NoError(t, w.Close())
 		})
 	}
@@ -466,7 +474,7 @@ func TestInspectOfNothing(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// Dump hands out the log as it is in force: what was superseded is not in it; a damage ends it.
+// Dump hands out the log as it is in force: what was superseded is not in it, nor what is damaged.
 func TestDump(t *testing.T) {
 	disk, all := stopped(t)
 	w := New("/data", smallOptions(disk))
@@ -506,7 +514,7 @@ func TestDump(t *testing.T) {
 
 	flip(t, disk, "/data/0000000000000002.wal", all[4].Data)
 	r, got = dump(0, 0)
-	require.Equal(t, Damaged, r.Verdict)
-	require.Equal(t, all[:3], got, "up to the batch that is damaged")
-	require.Equal(t, all[2].ID(), r.Last)
+	require.Equal(t, Corrupt, r.Verdict)
+	require.Equal(t, append(all[:4:4], all[5:]...), got, "without the entry that is damaged")
+	require.Equal(t, all[len(all)-1].ID(), r.Last)
 }

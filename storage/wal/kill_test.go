@@ -33,7 +33,7 @@ const (
 
 // modelOf reads a log.
 func modelOf(w *WAL, rec *raft.Recovered) (model, error) {
-	m := model{hardState: rec.HardState, base: rec.Compacted.Index, start: rec.Compacted.Index}
+	m := model{hardState: rec.HardState, base: rec.Compacted.Index, start: rec.Compacted.Index, fence: rec.Fence}
 	for at := rec.Compacted.Index + 1; at <= rec.LastIndex; {
 		es, err := w.Entries(at, rec.LastIndex+1, 1<<20)
 		if err != nil {

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,7 @@ import (
 )
 
 // readAhead is how much a walk over a segment reads at a time.
-const readAhead = 256 << 10
+const readAhead = 512 << 10
 
 // segmentReader reads pieces of one file through a buffer.
 type segmentReader struct {
@@ -19,6 +20,7 @@ type segmentReader struct {
 	path   string
 	size   int64
 	ahead  int64
+	sealer *sealer // nil: the segment is not encrypted
 	buf    []byte
 	offset int64 // of buf in the file
 }
@@ -32,15 +34,22 @@ func (r *segmentReader) at(offset, n int64) ([]byte, error) {
 		return r.buf[offset-r.offset:][:n], nil
 	}
 	want := min(max(n, r.ahead), r.size-offset)
-	if int64(cap(r.buf)) < want {
-		r.buf = make([]byte, want)
+	kept := []byte(nil) // what has been read already
+	if offset >= r.offset && offset < r.offset+int64(len(r.buf)) {
+		kept = r.buf[offset-r.offset:]
 	}
-	r.buf, r.offset = r.buf[:want], offset
-	got, err := r.file.ReadAt(r.buf, offset)
+	buf := r.buf
+	if int64(cap(buf)) < want {
+		buf = make([]byte, want)
+	}
+	buf = buf[:want]
+	got := copy(buf, kept)
+	r.buf, r.offset = buf[:0], offset
+	more, err := r.file.ReadAt(buf[got:], offset+int64(got))
 	if err != nil && err != io.EOF {
-		r.buf = r.buf[:0]
 		return nil, fmt.Errorf("read %s at byte %d: %w", r.path, offset, err)
 	}
+	r.buf, got = buf, got+more
 	if int64(got) < want { // the segment was cut to size meanwhile; what it holds is still there
 		r.buf, r.size = r.buf[:got], offset+int64(got)
 		n = min(n, int64(got))
@@ -49,26 +58,52 @@ func (r *segmentReader) at(offset, n int64) ([]byte, error) {
 }
 
 // batchAt reads and verifies the batch at offset, as far as that is possible without knowing what came before. The bytes are valid
-// until the next call. err is an error of the device.
+// until the next call; if there are none, not even the fixed header is intact, or the batch does not belong there. They are fewer than the
+// batch if the file ends before it does. err is an error of the device.
 func (r *segmentReader) batchAt(offset int64, tag segmentTag) (h batchHeader, b []byte, v verdict, err error) {
 	b, err = r.at(offset, sectorSize)
 	if err != nil {
 		return h, nil, v, err
 	}
-	h, voteLen, decodeErr := decodeBatchHeader(b)
+	h, decodeErr := decodeBatchHeader(b)
 	switch {
 	case decodeErr != nil:
-		return h, nil, corrupted(decodeErr.Error()), nil
+		return h, nil, corrupted(decodeErr.Error()), r.forgedHeader(offset, decodeErr)
 	case h.tag != tag || h.offset != offset:
 		return h, nil, corrupted("batch of another place or another segment"), nil
-	case h.end() > r.size:
-		return h, nil, corrupted(fmt.Sprintf("batch ends at byte %d, but the file at %d", h.end(), r.size)), nil
 	}
+	authentic := r.isAuthentic(&h, b)
 	b, err = r.at(offset, h.end()-offset)
 	if err != nil {
 		return h, nil, v, err
 	}
-	return h, b, verifyBatch(&h, voteLen, b), nil
+	if !authentic {
+		return r.judgeForgery(h, b)
+	}
+	if int64(len(b)) < h.end()-offset {
+		return h, b, corrupted(fmt.Sprintf("batch %d ends at byte %d, but the file at %d", h.seq, h.end(), r.size)), nil
+	}
+	if v = verifyBatch(&h, b); r.sealer != nil {
+		return r.unseal(h, b, v)
+	}
+	return h, b, v, nil
+}
+
+// nextBatch looks for the first intact batch header of the segment from offset on. The segment's tag is random: no payload can hold one.
+func (r *segmentReader) nextBatch(offset int64, tag segmentTag) (h batchHeader, found bool, err error) {
+	for ; offset+sectorSize <= r.size; offset += sectorSize {
+		b, err := r.at(offset, sectorSize)
+		if err != nil || len(b) < sectorSize {
+			return h, false, err
+		}
+		if binary.LittleEndian.Uint32(b) != batchMagic {
+			continue
+		}
+		if h, err := decodeBatchHeader(b); err == nil && h.tag == tag && h.offset == offset && r.isAuthentic(&h, b) {
+			return h, true, nil
+		}
+	}
+	return h, false, nil
 }
 
 // Entries implements raft.Storage.
@@ -89,10 +124,11 @@ func (w *WAL) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
 	// One run at a time is read without the lock: a write need not wait for it, and what it reads never changes on disk.
 	want := entriesWanted{lo: lo, hi: hi, maxBytes: maxBytes}
 	for !want.done() {
-		r, offset := w.index.find(want.lo)
-		seg, last := r.seg, r.last
+		p, err := w.index.place(want.lo)
 		w.mu.RUnlock()
-		err := w.readRun(seg, offset, last, &want)
+		if err == nil {
+			err = w.read(p, &want)
+		}
 		w.mu.RLock()
 		if err == nil && want.done() {
 			break
@@ -125,9 +161,9 @@ type entriesWanted struct {
 
 func (q *entriesWanted) done() bool { return q.full || q.lo >= q.hi }
 
-// readRun reads wanted entries from the walk that begins at offset, up to and including last.
-func (w *WAL) readRun(seg *segment, offset int64, last raft.Index, want *entriesWanted) (err error) {
-	f, err := w.fs.Open(seg.path)
+// read reads wanted entries from a place.
+func (w *WAL) read(p source, want *entriesWanted) (err error) {
+	f, err := w.fs.Open(p.seg.path)
 	if err != nil {
 		return err
 	}
@@ -136,7 +172,7 @@ func (w *WAL) readRun(seg *segment, offset int64, last raft.Index, want *entries
 	if err != nil {
 		return err
 	}
-	r := &segmentReader{file: f, path: seg.path, size: size, ahead: min(readAhead, int64(max(want.maxBytes, markDistance)))}
+	r := &segmentReader{file: f, path: p.seg.path, size: size, ahead: min(readAhead, int64(max(want.maxBytes, markDistance)))}
 	if buf, ok := w.buffers.Get().(*[]byte); ok {
 		r.buf = (*buf)[:0]
 	}
@@ -145,44 +181,123 @@ func (w *WAL) readRun(seg *segment, offset int64, last raft.Index, want *entries
 			w.buffers.Put(&r.buf)
 		}
 	}()
-	for gap := false; !want.done() && want.lo <= last; {
-		h, b, v, err := r.batchAt(offset, seg.tag)
+	if p.seg.sealer != nil {
+		r.sealer = p.seg.sealer.again(&w.buffers)
+		defer r.sealer.release(&w.buffers)
+	}
+	if p.repaired {
+		return want.fromRepair(r, p)
+	}
+	return want.fromRun(r, p)
+}
+
+// fromRun walks over the batches from the place on.
+func (q *entriesWanted) fromRun(r *segmentReader, p source) error {
+	for offset := p.offset; !q.done() && q.lo <= p.last; {
+		h, b, v, err := r.batchAt(offset, p.seg.tag)
 		if err != nil {
 			return err
 		}
-		if v.reason != "" && !gap {
-			// The place of an idle record that was lost in a crash of the machine; the next batch follows it.
-			if sector, err := r.at(offset, sectorSize); err != nil {
+		if b == nil {
+			// An idle record that was lost or damaged, or one or more batches. The next one tells which entries come before it.
+			next, found, err := r.nextBatch(offset+sectorSize, p.seg.tag)
+			switch {
+			case err != nil:
 				return err
-			} else if len(sector) == sectorSize && isZero(sector) {
-				gap, offset = true, offset+sectorSize
-				continue
+			case !found:
+				return q.damaged(p, offset, v.reason, p.last, true)
+			case next.prev.Index >= q.lo:
+				return q.damaged(p, offset, v.reason, next.prev.Index, true)
 			}
-		}
-		if v.reason != "" {
-			return &raft.CorruptionError{Path: seg.path, Offset: offset, Reason: v.reason, Next: nextVerify}
-		}
-		gap, offset = false, h.end()
-		if h.count == 0 || h.last.Index < want.lo {
+			offset = next.offset
 			continue
 		}
-		if h.prev.Index >= want.lo {
-			return &raft.CorruptionError{
-				Path: seg.path, Offset: h.offset, Next: nextVerify,
-				Reason: fmt.Sprintf("batch begins behind entry %v, want entry %d", h.prev, want.lo),
-			}
+		offset = h.end()
+		if h.count == 0 || h.last.Index < q.lo {
+			continue
 		}
-		if err := want.take(&h, b, last); err != nil {
-			return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextVerify}
+		mayConfigure := h.has(flagConfiguration)
+		if h.prev.Index >= q.lo {
+			reason := fmt.Sprintf("batch begins behind entry %v, want entry %d", h.prev, q.lo)
+			return q.damaged(p, h.offset, reason, h.prev.Index, true)
+		}
+		if v.reason != "" {
+			if lost := q.takeSalvaged(&h, b, p.last); lost != nil {
+				return q.damaged(p, h.offset, v.reason, lost.last, lost.mayConfigure)
+			}
+		} else if err := q.take(&h, b, p.last); err != nil {
+			return q.damaged(p, h.offset, err.Error(), q.lo, mayConfigure)
 		}
 	}
 	return nil
 }
 
+// damaged says that the entries from q.lo to last cannot be read.
+func (q *entriesWanted) damaged(p source, offset int64, reason string, last raft.Index, mayConfigure bool) error {
+	return &raft.CorruptionError{
+		Path: p.seg.path, Offset: offset, Reason: reason, Next: nextPeers,
+		Damage: raft.Damage{First: q.lo, Last: min(last, p.last), MayConfigure: mayConfigure},
+	}
+}
+
+// takeSalvaged copies the wanted entries out of a damaged batch, as far as they are intact. It returns the damage that comes next; nil
+// if nothing of the batch that is wanted is damaged.
+func (q *entriesWanted) takeSalvaged(h *batchHeader, b []byte, last raft.Index) *stretch {
+	s := h.salvage(b)
+	q.takeSome(s.entries, last)
+	if d := stretchAt(s.lost, q.lo); d != nil && d.first <= q.lo && !q.done() && q.lo <= last {
+		return d
+	}
+	return nil
+}
+
+// fromRepair reads a batch in which the wanted entries were written a second time.
+func (q *entriesWanted) fromRepair(r *segmentReader, p source) error {
+	h, b, v, err := r.batchAt(p.offset, p.seg.tag)
+	if err != nil {
+		return err
+	}
+	var repairs []raft.Entry
+	switch {
+	case b == nil:
+	case v.reason != "":
+		repairs = h.salvage(b).repairs
+	default:
+		if err := decodeEntries(&h, b, func(raft.Entry) {}, func(e raft.Entry) { repairs = append(repairs, e) }); err != nil {
+			return q.damaged(p, p.offset, err.Error(), q.lo, true)
+		}
+	}
+	first := q.lo
+	q.takeSome(repairs, p.last)
+	if q.lo == first {
+		return q.damaged(p, p.offset, "an entry that was written a second time is damaged again: "+v.reason, first, true)
+	}
+	return nil
+}
+
+// takeSome copies those entries that are wanted next.
+func (q *entriesWanted) takeSome(es []raft.Entry, last raft.Index) {
+	for i := range es {
+		e := &es[i]
+		switch {
+		case q.done() || e.Index > last:
+			return
+		case e.Index != q.lo:
+			continue
+		case q.bytes > 0 && q.bytes+e.Size() > q.maxBytes:
+			q.full = true
+			return
+		}
+		q.entries = append(q.entries, e.Clone())
+		q.bytes += e.Size()
+		q.lo++
+	}
+}
+
 // take copies the wanted entries out of a verified batch: they are the caller's to keep, without the rest of the buffer. It verifies
 // the headers of those that it passes over, and everything of those that it takes.
 func (q *entriesWanted) take(h *batchHeader, b []byte, last raft.Index) error {
-	body := b[h.headerLen:h.size()]
+	body := h.frames(b)
 	first, end := 0, 0 // where the wanted frames lie
 	next := h.prev.Index + 1
 	for ; next <= h.last.Index && next < q.hi && next <= last; next++ {

@@ -14,15 +14,36 @@ import (
 type recovery struct {
 	w       *WAL
 	names   []string
-	headers map[uint64]segmentHeader // of all segments that are still needed
-	files   []uint64                 // their numbers, rising
+	headers map[uint64]segmentHeader         // of all segments that are still needed and have a readable header
+	sealers map[uint64]*sealer               // likewise; nil: not encrypted
+	files   []uint64                         // their numbers, rising
+	newest  uint64                           // number of the last segment, which may be missing or unreadable
+	bad     map[uint64]*raft.CorruptionError // segments whose header is unreadable
 	configs map[raft.Index]raft.Entry
 
 	vote      voteRecord
 	voteFound bool
+	voteKnown bool // the record is certainly the newest that was written
 
-	last       *segment // the newest file, whose end is in doubt
-	lastOffset int64    // of the last batch, in lastHolder
+	last        *segment // the newest file, whose end is in doubt
+	lastOffset  int64    // of the last batch, in lastHolder
+	lastDamaged bool
+
+	// What was found damaged, and what may have been lost with it.
+	lostFirst     uint64 // number of a segment that is missing or unreadable, in front of all others; 0: there is none
+	losses        []loss
+	gap           *loss      // where the log could not be read up to the end of a segment
+	tailLost      bool       // the end of the log is lost
+	hardDoubt     *loss      // term and vote may have been lost; nil: they are known
+	fenceDoubt    bool       // a fence may have been lost
+	snapshotDoubt raft.Index // a snapshot may have been installed behind this entry, so that what is in front of it never was in the log
+	damaged       []stretch  // what the caller of Open hears of
+
+	isAlone bool // refused for that
+
+	findings   []Finding
+	everyEntry bool   // verify the entries' own checksums, too: something may have changed a payload before it was written
+	sealed     []trim // segments that have no footer, and may have one
 
 	// What Inspect does differently: it reports where Open logs, and counts.
 	note    func(Finding)                      // what Open puts up with
@@ -33,20 +54,28 @@ type recovery struct {
 func (w *WAL) newRecovery() *recovery {
 	w.index, w.segments, w.failed = logIndex{cut: true}, nil, nil
 	w.hardState, w.vote, w.identity = raft.HardState{}, voteRecord{}, raft.Identity{}
-	w.active, w.lastHolder, w.idle = nil, nil, false
+	w.active, w.lastHolder, w.idle, w.fence = nil, nil, false, raft.EntryID{}
 	w.lastBatch, w.chain, w.before = 0, 0, span{}
-	return &recovery{
-		w: w, headers: map[uint64]segmentHeader{}, configs: map[raft.Index]raft.Entry{},
-		note: func(f Finding) {
-			w.log.Warn(f.Meaning, "path", f.File, "offset", f.Offset, "found", f.Found, "next", f.Next)
-		},
+	w.keyID, w.voteKey = 0, nil
+	r := &recovery{
+		w: w, headers: map[uint64]segmentHeader{}, sealers: map[uint64]*sealer{}, bad: map[uint64]*raft.CorruptionError{}, configs: map[raft.Index]raft.Entry{},
 		replays: func(*segment, *batchHeader) {},
 	}
+	r.note = func(f Finding) {
+		w.log.Warn(f.Meaning, "verdict", string(f.Verdict), "path", f.File, "offset", f.Offset, "found", f.Found, "next", f.Next)
+		if len(r.findings) < maxFindings {
+			r.findings = append(r.findings, f)
+		}
+	}
+	return r
 }
 
 // recover reads the directory and begins a new segment.
 func (w *WAL) recover(ctx context.Context, id raft.Identity) (raft.Recovered, error) {
 	r := w.newRecovery()
+	if err := w.currentKey(); err != nil {
+		return raft.Recovered{}, fmt.Errorf("open log: %w", err)
+	}
 	if err := r.understand(ctx, id); err != nil {
 		return raft.Recovered{}, err
 	}
@@ -58,13 +87,20 @@ func (w *WAL) recover(ctx context.Context, id raft.Identity) (raft.Recovered, er
 
 // understand reads and judges everything, and changes nothing. Inspect and Open share it, so that they come to the same verdict.
 func (r *recovery) understand(ctx context.Context, id raft.Identity) error {
+	w := r.w
 	if err := r.survey(); err != nil {
 		return err
 	}
 	if err := r.identify(id); err != nil {
 		return err
 	}
-	return r.replay(ctx)
+	if err := w.checkSnapshotKeys(); err != nil {
+		return err
+	}
+	if err := r.replay(ctx); err != nil {
+		return err
+	}
+	return r.judge()
 }
 
 // survey reads the vote file and the headers of all segments.
@@ -75,18 +111,24 @@ func (r *recovery) survey() error {
 		return fmt.Errorf("list %s: %w", w.dir, err)
 	}
 	var damaged error
-	if r.vote, r.voteFound, damaged, err = readVote(w.fs, w.path(voteName)); err != nil {
+	if r.vote, r.voteFound, r.voteKnown, damaged, err = w.readVote(w.path(voteName)); err != nil {
 		return err
 	}
 	if damaged != nil {
 		r.noteDegraded(w.path(voteName), damaged, "a record of term and vote is damaged; another one is used, or the log")
 	}
+	r.newest = r.vote.segment
 	for _, name := range r.names {
 		seq, ok := parseSegmentName(name)
 		if !ok || r.voteFound && seq < r.vote.first {
 			continue
 		}
+		r.newest = max(r.newest, seq)
 		h, err := r.readHeader(seq)
+		if damage := (*raft.CorruptionError)(nil); errors.As(err, &damage) && !errors.As(err, new(*RefusalError)) {
+			r.bad[seq] = damage
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -94,14 +136,26 @@ func (r *recovery) survey() error {
 		r.files = append(r.files, seq)
 	}
 	slices.Sort(r.files)
-	if r.voteFound && (len(r.files) == 0 || r.files[len(r.files)-1] < r.vote.segment) {
-		return r.missing(r.vote.segment)
+	switch {
+	case len(r.files) > 0:
+	case len(r.bad) > 0:
+		return r.refuse(Damaged, w.path(segmentName(r.newest)), 0, "no segment has a readable header: who the log belongs to, and what it holds, is unknown")
+	case r.voteFound:
+		return r.refuse(Wiped, w.path(segmentName(r.newest)), 0, "the segment is missing, and so are all others")
 	}
 	return nil
 }
 
-func (r *recovery) missing(seq uint64) error {
-	return &raft.CorruptionError{Path: r.w.path(segmentName(seq)), Reason: "the segment is missing", Next: nextVerify}
+// refuse says why the log is not opened.
+func (r *recovery) refuse(v Verdict, path string, offset int64, reason string) error {
+	next := nextVerify
+	switch v {
+	case Wiped:
+		next = nextWiped
+	case TermLost:
+		next = nextTermLost
+	}
+	return &RefusalError{v, &raft.CorruptionError{Path: path, Offset: offset, Reason: reason, Next: next}}
 }
 
 func (r *recovery) readHeader(seq uint64) (h segmentHeader, err error) {
@@ -111,15 +165,20 @@ func (r *recovery) readHeader(seq uint64) (h segmentHeader, err error) {
 		return h, fmt.Errorf("open segment: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	h, damaged, err := readHeader(f, path)
+	sealers := map[segmentTag]*sealer{} // one copy may be another segment's
+	h, damaged, err := readAuthenticHeader(f, path, func(at int64, h *segmentHeader, page []byte) (err error) {
+		sealers[h.tag], err = r.w.authenticateHeader(path, at, h, page)
+		return err
+	})
 	if err != nil {
 		return h, err
 	}
+	r.sealers[seq] = sealers[h.tag]
 	if damaged != nil {
 		r.noteDegraded(path, damaged, "one copy of the segment's header is damaged; the other one is used")
 	}
 	if h.seq != seq {
-		return h, &raft.CorruptionError{Path: path, Reason: fmt.Sprintf("the header says that this is segment %d", h.seq), Next: nextVerify}
+		return h, r.refuse(Damaged, path, 0, fmt.Sprintf("the header says that this is segment %d", h.seq))
 	}
 	return h, nil
 }
@@ -152,7 +211,7 @@ func (r *recovery) identify(want raft.Identity) error {
 			}
 		}
 	}
-	if r.voteFound && (r.vote.replica != have.Replica || r.vote.incarnation > have.Incarnation) {
+	if r.voteFound && (r.vote.replica != have.Replica || r.vote.incarnation > have.Incarnation && r.newest <= r.files[len(r.files)-1]) {
 		return &raft.CorruptionError{
 			Path: w.path(voteName), Next: nextVerify,
 			Reason: fmt.Sprintf("vote of replica %x in its run %d, but the log is of replica %x in run %d",
@@ -160,262 +219,13 @@ func (r *recovery) identify(want raft.Identity) error {
 		}
 	}
 	w.identity = have
-	w.identity.Incarnation++
+	w.identity.Incarnation = max(w.identity.Incarnation, r.vote.incarnation) + 1
 	if have.Cluster == "" {
 		w.identity.Cluster = want.Cluster
 	}
 	if have.Node == "" {
 		w.identity.Node = want.Node
 	}
-	return nil
-}
-
-// replay reads all batches, from the first segment that is needed to the end.
-func (r *recovery) replay(ctx context.Context) error {
-	w := r.w
-	chain, err := r.chain()
-	if err != nil {
-		return err
-	}
-	for i, seq := range chain {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("open log: %w", err)
-		}
-		h := r.headers[seq]
-		seg := &segment{seq: seq, path: w.path(segmentName(seq)), tag: h.tag, end: segmentHeaderSize}
-		if i == 0 {
-			w.lastBatch, w.chain, w.before, w.hardState = h.lastBatch, h.chain, h.before, h.hardState
-			w.index.compacted, w.index.last = h.last, h.last
-			w.index.snapshot, w.index.baseConfig = h.snapshot, h.config
-		} else if h.lastBatch != w.lastBatch || h.chain != w.chain || h.last != w.index.last || h.hardState != w.hardState {
-			return &raft.CorruptionError{
-				Path: w.segments[i-1].path, Offset: w.segments[i-1].end, Next: nextVerify,
-				Reason: fmt.Sprintf("the segment ends with batch %d at entry %v, but the next one continues batch %d at entry %v",
-					w.lastBatch, w.index.last, h.lastBatch, h.last),
-			}
-		}
-		w.segments = append(w.segments, seg)
-		sealedAt := int64(-1)
-		if i+1 < len(chain) {
-			sealedAt = r.headers[chain[i+1]].prevEnd
-		}
-		if err := r.replaySegment(seg, sealedAt); err != nil {
-			return err
-		}
-		r.last = seg
-	}
-	if r.voteFound {
-		if w.lastBatch < r.vote.batch {
-			return &raft.CorruptionError{
-				Path: r.last.path, Offset: r.last.end, Next: nextVerify,
-				Reason: fmt.Sprintf("the log ends with batch %d, but batch %d was durable", w.lastBatch, r.vote.batch),
-			}
-		}
-		if w.hardState, err = mergeHardStates(w.hardState, r.vote.hardState, w.path(voteName)); err != nil {
-			return err
-		}
-	} else if len(chain) > 0 && w.lastBatch > 0 {
-		r.noteDegraded(w.path(voteName), errors.New("the file is missing, or no record in it is intact"),
-			fmt.Sprintf("term %d and the vote for %q come from the log", w.hardState.CurrentTerm, w.hardState.VotedFor))
-	}
-	return nil
-}
-
-// chain lists the segments that make up the log, in order: each names the one before it that holds batches. Those that nobody
-// names were begun by runs that wrote nothing.
-func (r *recovery) chain() ([]uint64, error) {
-	if len(r.files) == 0 {
-		return nil, nil
-	}
-	seq := r.files[len(r.files)-1]
-	chain := []uint64{seq}
-	for {
-		prev := r.headers[seq].prevSeq
-		if prev == 0 || r.voteFound && prev < r.vote.first {
-			break
-		}
-		if _, ok := r.headers[prev]; !ok {
-			if !r.voteFound && r.files[0] > prev {
-				break // compacted, as far as can be known without the vote file
-			}
-			return nil, r.missing(prev)
-		}
-		seq = prev
-		chain = append(chain, seq)
-	}
-	slices.Reverse(chain)
-	return chain, nil
-}
-
-// replaySegment reads the batches of one segment. sealedAt is where the next segment says that this one ends; -1 if there is none,
-// and the end is in doubt.
-func (r *recovery) replaySegment(seg *segment, sealedAt int64) (err error) {
-	f, err := r.w.fs.Open(seg.path)
-	if err != nil {
-		return fmt.Errorf("open segment: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	size, err := f.Size()
-	if err != nil {
-		return fmt.Errorf("open segment: %w", err)
-	}
-	if sealedAt > size {
-		return &raft.CorruptionError{
-			Path: seg.path, Offset: size, Reason: fmt.Sprintf("the file is cut off: it held %d bytes", sealedAt), Next: nextVerify,
-		}
-	}
-	// A segment that nobody has sealed is as long as it was made. If it ends early, nothing else need tell of what is gone: the rest
-	// may end with a batch.
-	if made := r.headers[seg.seq].size; sealedAt < 0 && size < made {
-		return &raft.CorruptionError{
-			Path: seg.path, Offset: size, Reason: fmt.Sprintf("the file is cut off: it was made with %d bytes", made), Next: nextVerify,
-		}
-	}
-	end := size
-	if sealedAt >= 0 {
-		end = sealedAt
-	}
-	reader := &segmentReader{file: f, path: seg.path, size: end, ahead: readAhead}
-	for seg.end+sectorSize <= end {
-		h, b, v, err := reader.batchAt(seg.end, seg.tag)
-		if err != nil {
-			return err
-		}
-		if v.reason == "" {
-			v = r.follows(&h)
-		}
-		if v.reason == "" {
-			if err := r.replayBatch(seg, &h, b); err != nil {
-				return &raft.CorruptionError{Path: seg.path, Offset: h.offset, Reason: err.Error(), Next: nextVerify}
-			}
-			r.replays(seg, &h)
-			continue
-		}
-		lostIdle, err := r.lostIdleRecord(reader, seg, sealedAt)
-		if err != nil {
-			return err
-		}
-		if lostIdle {
-			seg.end += sectorSize
-			continue
-		}
-		if sealedAt >= 0 {
-			return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: v.reason, Next: nextVerify}
-		}
-		return r.judgeTail(reader, seg, v)
-	}
-	return nil
-}
-
-// follows checks that an intact batch is the next one.
-func (r *recovery) follows(h *batchHeader) verdict {
-	w := r.w
-	want := w.lastBatch + 1
-	if h.has(flagIdle) {
-		want = w.lastBatch
-	}
-	switch {
-	case h.seq != want:
-		return corrupted(fmt.Sprintf("batch %d stands where batch %d belongs", h.seq, want))
-	case h.prevChain != w.chain || h.before != w.before:
-		return corrupted(fmt.Sprintf("batch %d does not continue the chain of the one before", h.seq))
-	}
-	return intact()
-}
-
-// replayBatch takes over a batch.
-func (r *recovery) replayBatch(seg *segment, h *batchHeader, b []byte) error {
-	w := r.w
-	seg.end = h.end()
-	if h.has(flagIdle) {
-		return nil
-	}
-	r.lastOffset = h.offset
-	w.lastHolder = seg
-	w.lastBatch, w.chain, w.before = h.seq, h.chain, h.span()
-	if h.has(flagHardState) {
-		w.hardState = h.hardState
-	}
-	if h.has(flagTruncate) && (h.truncateFrom == 0 || h.truncateFrom > w.index.last.Index+1) {
-		return fmt.Errorf("batch %d truncates from %d, but the log ends at %v", h.seq, h.truncateFrom, w.index.last)
-	}
-	w.index.apply(h)
-	if h.prev != w.index.last {
-		return fmt.Errorf("batch %d follows entry %v, but the log ends at %v", h.seq, h.prev, w.index.last)
-	}
-	return decodeEntries(h, b, func(e raft.Entry) {
-		w.index.add(e.ID(), e.Type, seg, h.offset)
-		if e.Type == raft.EntryConfiguration {
-			r.configs[e.Index] = e.Clone()
-		}
-	})
-}
-
-// lostIdleRecord reports whether the sector at the segment's end is the place of an idle record that never reached the disk: it was
-// written without waiting for it, so that a batch may have become durable behind it.
-func (r *recovery) lostIdleRecord(reader *segmentReader, seg *segment, sealedAt int64) (bool, error) {
-	b, err := reader.at(seg.end, sectorSize)
-	if err != nil || !isZero(b) || r.w.lastHolder != seg {
-		return false, err
-	}
-	next := seg.end + sectorSize
-	if next == sealedAt {
-		return true, nil
-	}
-	if b, err = reader.at(next, sectorSize); err != nil {
-		return false, err
-	}
-	h, _, decodeErr := decodeBatchHeader(b)
-	return decodeErr == nil && h.tag == seg.tag && h.offset == next && !h.has(flagIdle) && r.follows(&h).reason == "", nil
-}
-
-// judgeTail decides what the damage at the end of the last segment means. At most one batch is in doubt: the next one is not
-// written before the sync of the one before has returned. So whatever shows that this sync returned (a later batch, an idle
-// record, the vote file) makes it corruption. Otherwise, if the damage shows sectors that were never written, nobody was told that
-// the batch is durable, and it may go. Any other damage is corruption: a crash leaves old sectors, not wrong ones.
-func (r *recovery) judgeTail(reader *segmentReader, seg *segment, v verdict) error {
-	w := r.w
-	damaged := func(reason string) error {
-		return &raft.CorruptionError{Path: seg.path, Offset: seg.end, Reason: reason, Next: nextVerify}
-	}
-	first, err := reader.at(seg.end, sectorSize)
-	if err != nil {
-		return err
-	}
-	neverBegun := isZero(first)
-	doubtful := w.lastBatch + 1
-	if r.voteFound && r.vote.batch >= doubtful {
-		return damaged(fmt.Sprintf("batch %d was durable and is gone: %s", doubtful, v.reason))
-	}
-	empty := neverBegun
-	for at := seg.end + sectorSize; at+sectorSize <= reader.size; at += sectorSize {
-		b, err := reader.at(at, sectorSize)
-		if err != nil {
-			return err
-		}
-		if isZero(b) {
-			continue
-		}
-		empty = false
-		h, _, err := decodeBatchHeader(b)
-		if err == nil && h.tag == seg.tag && h.offset == at && h.syncedThrough >= doubtful {
-			return damaged(fmt.Sprintf("%s, but batch %d at byte %d was written after it was durable", v.reason, h.seq, at))
-		}
-	}
-	switch {
-	case empty:
-		return nil // the end of the log
-	case !neverBegun && !v.torn:
-		return damaged(v.reason)
-	}
-	w.mu.Lock()
-	w.torn++
-	w.mu.Unlock()
-	r.note(Finding{
-		File: seg.path, Offset: seg.end, Verdict: Unfinished, Found: fmt.Sprintf("batch %d: %s", doubtful, v.reason),
-		Meaning: "the last batch was not written completely before a crash, and is left out: nobody was told that it is durable",
-		Next:    nextNothing,
-	})
 	return nil
 }
 
@@ -427,24 +237,28 @@ func (r *recovery) adopt() error {
 		return err
 	}
 	var err error
-	if w.snapshots, err = snapshot.New(w.fs, w.snapshotsDir(), w.opts.Snapshots); err != nil {
+	if w.snapshots, err = snapshot.New(w.fs, w.snapshotsDir(), w.snapshotOptions()); err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
 	r.listLeftovers()
 	if w.voteFile, err = w.openVote(); err != nil {
 		return fmt.Errorf("open vote file: %w", err)
 	}
-	next := uint64(1)
-	if r.last != nil {
-		next = r.last.seq + 1
-	}
+	next := r.newest + 1 // the name of a segment that is missing is not used again
 	first := next
 	if len(w.segments) > 0 {
 		first = w.segments[0].seq
 	}
+	// They may be missing, and must not be forgotten: entries that were repaired would go with them.
+	if r.lostFirst != 0 {
+		first = min(first, r.lostFirst)
+	}
+	if r.voteFound {
+		first = min(first, r.vote.first)
+	}
 	w.vote = voteRecord{
 		generation: r.vote.generation, replica: w.identity.Replica, incarnation: w.identity.Incarnation,
-		first: first, hardState: w.hardState,
+		first: first, hardState: w.hardState, fence: w.fence, keyID: r.vote.keyID,
 	}
 
 	s := &w.spare
@@ -455,7 +269,10 @@ func (r *recovery) adopt() error {
 	if err != nil {
 		return err
 	}
-	return w.beginSegment(next, 0)
+	if err := w.beginSegment(next, 0); err != nil || r.voteKnown {
+		return err
+	}
+	return w.writeVote() // two generations again, so that the next Open can be certain of the newest
 }
 
 // secureTail writes the last batch once more and syncs it. The process before may have been told that its sync failed, or may have
@@ -470,7 +287,7 @@ func (r *recovery) secureTail() (err error) {
 		return fmt.Errorf("open segment: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if w.lastHolder == r.last {
+	if w.lastHolder == r.last && !r.lastDamaged {
 		b := make([]byte, r.last.end-r.lastOffset)
 		if _, err := f.ReadAt(b, r.lastOffset); err != nil {
 			return fmt.Errorf("read the last batch again: %w", err)
@@ -494,14 +311,20 @@ func (r *recovery) listLeftovers() {
 	for _, name := range r.names {
 		seq, isSegment := parseSegmentName(name)
 		used := slices.ContainsFunc(w.segments, func(s *segment) bool { return s.seq == seq })
-		if isSegment && !used {
+		if isSegment && !used && !r.tailLost {
 			w.spare.removals = append(w.spare.removals, w.path(name))
 		}
 	}
+	w.spare.trims = append(w.spare.trims, r.sealed...)
 	switch {
-	case r.last == nil:
+	case r.last == nil || r.tailLost: // what is lost may interest somebody
 	case r.last == w.lastHolder:
-		w.spare.trims = append(w.spare.trims, trim{r.last.path, r.last.end})
+		t := trim{path: r.last.path, size: r.last.end, sealer: r.last.sealer}
+		if !slices.ContainsFunc(r.losses, func(l loss) bool { return l.path == r.last.path }) {
+			t.footer = w.index.footerOf(r.last, w.lastBatch, w.chain)
+		}
+		w.spare.trims = append(w.spare.trims, t)
+	case slices.ContainsFunc(w.index.runs, func(run run) bool { return run.seg == r.last }): // it tells what the one before held
 	default: // the run before wrote nothing, so that the new segment does not name its segment
 		w.segments = w.segments[:len(w.segments)-1]
 		w.spare.removals = append(w.spare.removals, r.last.path)
@@ -515,12 +338,22 @@ func (r *recovery) recovered() (raft.Recovered, error) {
 	if err != nil {
 		return raft.Recovered{}, fmt.Errorf("open snapshots: %w", err)
 	}
+	return r.describe(meta), nil
+}
+
+// describe says what was understood.
+func (r *recovery) describe(meta raft.SnapshotMeta) raft.Recovered {
+	w := r.w
 	rec := raft.Recovered{
 		Identity: w.identity, HardState: w.hardState, Snapshot: meta,
 		Compacted: w.index.compacted, LastIndex: w.index.last.Index, Terms: slices.Clone(w.index.terms),
+		Fence: w.fence, Findings: r.findings,
+	}
+	for i := range r.damaged {
+		rec.Damaged = append(rec.Damaged, r.damaged[i].damage())
 	}
 	for _, id := range w.index.configs {
 		rec.Configurations = append(rec.Configurations, r.configs[id.Index])
 	}
-	return rec, nil
+	return rec
 }

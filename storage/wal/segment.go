@@ -1,21 +1,25 @@
 package wal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/internal/seal"
 	"github.com/steadyraft/raft/storage/vfs"
 )
 
 const (
 	segmentMagic      = "raft-wal"
-	segmentFormat     = 1
+	segmentFormat     = 2
 	segmentHeaderSize = 2 * pageSize // two copies; the first batch follows
-	segmentFixedSize  = 192
+	segmentFixedSize  = 208
 	segmentSuffix     = ".wal"
+	maxHeaderTerms    = 128
 )
 
 // segmentHeader stands at the start of a segment, twice. It says all that must outlive the segments before.
@@ -37,10 +41,16 @@ type segmentHeader struct {
 	hardState raft.HardState
 	snapshot  raft.EntryID // of the last installed snapshot
 	config    raft.EntryID // of the last configuration entry
+	fence     raft.EntryID
+
+	keyID uint32 // 0: the segment is not encrypted
+	check [seal.CheckSize]byte
+
+	terms []raft.TermStart // of the log, at most the last ones: by them it is known what was in front, should that be lost
 }
 
-// encode returns one copy, one page long.
-func (h *segmentHeader) encode() []byte {
+// encode returns one copy, one page long. s is nil if the segment is not encrypted.
+func (h *segmentHeader) encode(s *sealer) []byte {
 	b := vfs.Aligned(pageSize)
 	le := binary.LittleEndian
 	copy(b, segmentMagic)
@@ -59,14 +69,27 @@ func (h *segmentHeader) encode() []byte {
 	putID(b[144:], h.config)
 	le.PutUint64(b[160:], uint64(h.hardState.CurrentTerm))
 	le.PutUint32(b[168:], h.chain)
+	le.PutUint32(b[172:], h.keyID)
 	le.PutUint64(b[176:], uint64(h.size))
-	// The key ID before the size, and what lies between it and the names, are zero.
+	copy(b[184:], h.check[:])
+	putID(b[192:], h.fence)
 	names := b[segmentFixedSize:segmentFixedSize]
 	for _, name := range []string{h.identity.Cluster, string(h.identity.Node), string(h.hardState.VotedFor)} {
 		names = binary.LittleEndian.AppendUint16(names, uint16(len(name)))
 		names = append(names, name...)
 	}
+	terms := h.terms[max(0, len(h.terms)-maxHeaderTerms):]
+	names = binary.LittleEndian.AppendUint16(names, uint16(len(terms)))
+	for _, t := range terms {
+		names = binary.LittleEndian.AppendUint64(names, uint64(t.Term))
+		names = binary.LittleEndian.AppendUint64(names, uint64(t.Index))
+	}
 	end := segmentFixedSize + len(names)
+	if s != nil {
+		le.PutUint32(b[12:], uint32(end+seal.MACSize))
+		mac := s.key.MAC(b[:end])
+		end += copy(b[end:], mac[:])
+	}
 	le.PutUint32(b[12:], uint32(end))
 	le.PutUint32(b[end:], checksum(b[:end]))
 	return b
@@ -88,10 +111,7 @@ func decodeSegmentHeader(b []byte) (segmentHeader, error) {
 		return h, errors.New("segment header checksum does not match")
 	}
 	if v := le.Uint32(b[8:]); v != segmentFormat {
-		return h, fmt.Errorf("segment format %d, want %d: written by a newer release?", v, segmentFormat)
-	}
-	if !isZero(b[172:176]) || !isZero(b[184:segmentFixedSize]) {
-		return h, errors.New("segment has a key ID or unknown fields: written by a newer release?")
+		return h, impossible("segment format %d, want %d: written by a newer release?", v, segmentFormat)
 	}
 	copy(h.tag[:], b[16:])
 	h.seq = le.Uint64(b[32:])
@@ -107,19 +127,32 @@ func decodeSegmentHeader(b []byte) (segmentHeader, error) {
 	h.hardState.CurrentTerm = raft.Term(le.Uint64(b[160:]))
 	h.chain = le.Uint32(b[168:])
 	h.size = int64(le.Uint64(b[176:]))
+	h.keyID = le.Uint32(b[172:])
+	copy(h.check[:], b[184:])
+	h.fence = getID(b[192:])
+	if h.keyID == 0 && !isZero(h.check[:]) {
+		return h, impossible("segment has unknown fields: written by a newer release?")
+	}
 
 	var names [3]string
-	rest := b[segmentFixedSize:end]
+	rest := b[segmentFixedSize:h.authenticated(end)]
 	for i := range names {
 		if len(rest) < 2 || len(rest)-2 < int(le.Uint16(rest)) {
-			return h, errors.New("names in the segment header are cut off")
+			return h, impossible("names in the segment header are cut off")
 		}
 		n := int(le.Uint16(rest))
 		names[i], rest = string(rest[2:2+n]), rest[2+n:]
 	}
 	h.identity.Cluster, h.identity.Node, h.hardState.VotedFor = names[0], raft.NodeID(names[1]), raft.NodeID(names[2])
-	if len(rest) > 0 || h.prevSeq >= h.seq || h.prevEnd < 0 || h.size < 0 {
-		return h, errors.New("segment header is impossible")
+	if len(rest) < 2 || len(rest)-2 != 16*int(le.Uint16(rest)) {
+		return h, impossible("terms in the segment header are cut off")
+	}
+	for rest = rest[2:]; len(rest) > 0; rest = rest[16:] {
+		id := getID(rest)
+		h.terms = append(h.terms, raft.TermStart{Index: id.Index, Term: id.Term})
+	}
+	if h.prevSeq >= h.seq || h.prevEnd < 0 || h.size < 0 {
+		return h, impossible("segment header is impossible")
 	}
 	return h, nil
 }
@@ -141,34 +174,53 @@ type segment struct {
 	path string
 	tag  segmentTag
 	end  int64 // behind the last batch
+
+	baseBatch uint64 // the batch in front of the first one, and its chain value
+	baseChain uint32
+
+	sealer *sealer // nil: not encrypted
 }
 
-// readHeader reads the header of a segment, from whichever copy is intact. damaged tells about the other one.
-func readHeader(f vfs.File, path string) (h segmentHeader, damaged error, err error) {
+// readHeader reads the header of a segment, from whichever copy is intact. damaged tells about the other one. A copy that is another
+// segment's is not intact, unless both are. authenticate says whether a copy whose checksum is right is ours.
+func readAuthenticHeader(f vfs.File, path string, authenticate func(at int64, h *segmentHeader, page []byte) error,
+) (h segmentHeader, damaged error, err error) {
 	b := make([]byte, segmentHeaderSize)
 	n, err := f.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
 		return h, nil, fmt.Errorf("read segment header: %w", err)
 	}
 	b = b[:n]
-	h, first := decodeSegmentHeader(b)
-	var second error
-	if len(b) < segmentHeaderSize {
-		second = errors.New("segment header is cut off")
-	} else if other, otherErr := decodeSegmentHeader(b[pageSize:]); otherErr != nil {
-		second = otherErr
-	} else if first != nil {
-		h = other
-	} else if other != h {
-		second = errors.New("the two copies of the segment header differ")
-		first = second
+	if err := authenticCopies(path, b, authenticate); err != nil {
+		return h, nil, err
 	}
-	if first != nil && second != nil {
-		return h, nil, &raft.CorruptionError{
-			Path: path, Reason: fmt.Sprintf("both copies of the segment header are unreadable: %v", first), Next: nextVerify,
+	seq, _ := parseSegmentName(filepath.Base(path))
+	var copies [2]segmentHeader
+	var errs [2]error
+	for i := range copies {
+		copies[i], errs[i] = decodeSegmentHeader(b[min(n, i*pageSize):])
+	}
+	for i := range copies {
+		if errs[0] == nil && errs[1] == nil && copies[i].seq != seq && copies[1-i].seq == seq {
+			errs[i] = fmt.Errorf("segment header of segment %d", copies[i].seq)
 		}
 	}
-	return h, errors.Join(inCopy(path, 0, first), inCopy(path, pageSize, second)), nil
+	h = copies[0]
+	switch {
+	case errs[0] == nil && errs[1] == nil:
+		if end := binary.LittleEndian.Uint32(b[12:]) + 4; !bytes.Equal(b[:end], b[pageSize:pageSize+end]) {
+			errs[0] = errors.New("the two copies of the segment header differ")
+			errs[1] = errs[0]
+		}
+	case errs[0] != nil:
+		h = copies[1]
+	}
+	if errs[0] != nil && errs[1] != nil {
+		return h, nil, &raft.CorruptionError{
+			Path: path, Reason: fmt.Sprintf("both copies of the segment header are unreadable: %v", errs[0]), Next: nextVerify,
+		}
+	}
+	return h, errors.Join(inCopy(path, 0, errs[0]), inCopy(path, pageSize, errs[1])), nil
 }
 
 // inCopy says where the damaged copy of a header is.

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/storage/internal/seal"
+	"github.com/steadyraft/raft/storage/keyring"
 	"github.com/steadyraft/raft/storage/snapshot"
 	"github.com/steadyraft/raft/storage/vfs"
 )
@@ -28,6 +29,10 @@ const (
 	// data from: it must not be told to begin anew.
 	nextRestore = "do not delete anything; if the other servers have a leader, give this server an empty data directory and add it to the " +
 		"cluster under a new ID; if not, restore the file from a backup made while it was stopped"
+
+	// nextPeers is what to do about damage of which it is known what it was.
+	nextPeers = "nothing, as long as the others have a leader: the server gets the entries from them; check the disk: bytes that had been " +
+		"written and synced have changed"
 
 	// nextVerify is what a server says that finds the damage.
 	nextVerify = "stop the server and run raftctl verify DIR, which lists all that is damaged; " + nextRestore
@@ -45,9 +50,24 @@ type Options struct {
 	MinSegmentBytes int64 // 1 MiB
 	MaxSegmentBytes int64 // 64 MiB
 
-	Snapshots snapshot.Options // Logger defaults to the one above
+	// VerifyAtOpen reads and verifies the whole log when it is opened, and not only what follows the last segment that was sealed. Damage
+	// in front of that is otherwise found by the first read, or by Scrub.
+	VerifyAtOpen bool
 
-	// Random draws the replica ID and the segments' tags. Default: the process's generator. A simulation wants its own.
+	Snapshots snapshot.Options // Logger and keys default to those here
+
+	// Keys encrypts log and snapshots, and authenticates term and vote. nil: nothing is encrypted. A directory that is encrypted is refused
+	// without its keys, and with wrong ones, before anything is written; so is one that is not encrypted with keys, but for
+	// EncryptExisting.
+	Keys keyring.Ring
+
+	// EncryptExisting takes over a directory that was written without keys: what is there is read as it is, and whatever is written
+	// from now on is encrypted. Leave it out again once KeyUse says that nothing is left in the clear: as long as it is set, somebody
+	// who can write to the directory can put files there that are not encrypted.
+	EncryptExisting bool
+
+	// Random draws the replica ID and the segments' tags. Default: the operating system's generator. A simulation wants its own; with
+	// encryption, no two runs in one directory may see the same numbers.
 	Random func() uint64
 }
 
@@ -68,27 +88,34 @@ type WAL struct {
 
 	spare   spare
 	buffers sync.Pool // *[]byte, for reads
+	scrub   scrubber  // belongs to the caller of Scrub
 
 	// What follows belongs to the caller of Open, Write, Compact and Close, except that mu guards it where noted.
 	lock       io.Closer
 	snapshots  *snapshot.Store
 	identity   raft.Identity
 	hardState  raft.HardState
+	fence      raft.EntryID
 	vote       voteRecord
 	voteFile   vfs.File
+	voteKey    *seal.Key // nil: not authenticated
 	active     *segment
 	activeFile vfs.File
 	activeSize int64
+	zeroed     int64        // up to here the active segment has been written, and not only allocated
 	filled     atomic.Int64 // as active.end, for Prepare
+	usual      atomic.Int64 // the length of a batch lately, likewise
 	lastBatch  uint64
 	chain      uint32
 	before     span
 	lastHolder *segment // the segment of the last batch
 	idle       bool     // an idle record follows the last batch
 	buf        []byte
-	failed     error // final
+	failed     error  // final
+	keyID      uint32 // of the ring's key that was used last; 0: none
+	key        [keyring.KeySize]byte
 
-	mu       sync.RWMutex // guards the rest; only Write, Compact, Open and Close change it
+	mu       sync.RWMutex // guards the rest, and what segments hold; only Write, Idle, Compact, Open and Close change it
 	open     bool
 	index    logIndex
 	segments []*segment // in order; the last one is active
@@ -120,7 +147,7 @@ func New(dir string, opts Options) *WAL {
 	opts.MinSegmentBytes = roundUp(max(opts.MinSegmentBytes, 16<<10), pageSize)
 	opts.MaxSegmentBytes = roundUp(max(opts.MaxSegmentBytes, opts.MinSegmentBytes), pageSize)
 	if opts.Random == nil {
-		opts.Random = rand.Uint64
+		opts.Random = randomUint64
 	}
 	return &WAL{dir: dir, fs: opts.FS, opts: opts, log: opts.Logger}
 }
@@ -219,10 +246,11 @@ func (w *WAL) Write(b raft.Batch) error {
 	if err != nil {
 		return w.fail(err)
 	}
-	if h.flags == 0 && len(b.Entries) == 0 {
+	if h.flags == 0 && len(b.Entries) == 0 && len(b.Repairs) == 0 {
 		return nil
 	}
-	headerLen, _ := headerSize(len(h.hardState.VotedFor), h.bodyLen)
+	h.encryptedWith(w.keyID)
+	headerLen, _ := headerSize(h.words(), h.bodyLen)
 	if err := w.makeRoom(roundUp(int64(headerLen)+h.bodyLen, sectorSize), essential); err != nil {
 		if errors.Is(err, raft.ErrStorageFull) {
 			return err
@@ -233,12 +261,9 @@ func (w *WAL) Write(b raft.Batch) error {
 	h.tag, h.offset = w.active.tag, w.active.end
 	h.seq, h.syncedThrough = w.lastBatch+1, w.lastBatch
 	h.prevChain, h.before = w.chain, w.before
-	w.buf = encodeBatch(w.buf, &h, b.Entries)
-	if _, err := w.activeFile.WriteAt(w.buf, h.offset); err != nil {
+	w.buf = encodeBatch(w.buf, &h, b.Entries, b.Repairs, w.active.sealer)
+	if err := w.writeDurable(w.padded(h.end()), h.offset); err != nil {
 		return w.fail(fmt.Errorf("write batch %d: %w", h.seq, err))
-	}
-	if err := w.activeFile.Sync(); err != nil {
-		return w.fail(fmt.Errorf("sync batch %d: %w", h.seq, err))
 	}
 	if cap(w.buf) > maxKeptBuffer {
 		w.buf = nil
@@ -248,8 +273,15 @@ func (w *WAL) Write(b raft.Batch) error {
 
 	// The log first: the vote file is never ahead of it, so that a batch is there as a whole or not at all, and so that a vote
 	// file that is ahead proves that the log has lost something.
-	if h.has(flagHardState) && h.hardState != w.vote.hardState {
-		w.vote.hardState, w.vote.batch = h.hardState, h.seq
+	vote := w.vote
+	if h.has(flagHardState) {
+		vote.hardState, vote.batch = h.hardState, h.seq
+	}
+	if h.has(flagFence) {
+		vote.fence, vote.batch = h.fence, h.seq
+	}
+	if vote.hardState != w.vote.hardState || vote.fence != w.vote.fence {
+		w.vote = vote
 		if err := w.writeVote(); err != nil {
 			return w.fail(err)
 		}
@@ -261,12 +293,57 @@ func (w *WAL) Write(b raft.Batch) error {
 	if h.has(flagHardState) {
 		w.hardState = h.hardState
 	}
+	if h.has(flagFence) {
+		w.fence = h.fence
+	}
 	w.active.end = h.end()
 	w.filled.Store(h.end())
+	w.usual.Store((7*w.usual.Load() + h.size()) / 8)
 	w.index.apply(&h)
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		w.index.add(e.ID(), e.Type, w.active, h.offset)
+	}
+	for i := range b.Repairs {
+		e := &b.Repairs[i]
+		w.index.repair(e.ID(), e.Type, w.active, h.offset)
+	}
+	return nil
+}
+
+// zeroWindow is how far zeros are written with a batch that reaches blocks which were only allocated: those of the first segment, and
+// what was not prepared in time.
+const zeroWindow = 256 << 10
+
+// padded returns the encoded batch that ends at end, and behind it the zeros that are to be written along: up to the next multiple of
+// zeroWindow, so that the batches behind find their blocks written. A large batch brings no more than a page of them.
+func (w *WAL) padded(end int64) []byte {
+	if end <= w.zeroed {
+		return w.buf
+	}
+	to := roundUp(end, zeroWindow)
+	if len(w.buf) >= zeroWindow {
+		to = roundUp(end, pageSize)
+	}
+	w.zeroed = min(to, w.activeSize)
+	zeros := int(w.zeroed - end)
+	if len(w.buf)+zeros > cap(w.buf) {
+		w.buf = append(vfs.Aligned(len(w.buf) + zeros)[:0], w.buf...)
+	}
+	clear(w.buf[len(w.buf) : len(w.buf)+zeros])
+	return w.buf[:len(w.buf)+zeros]
+}
+
+// writeDurable writes to the active segment and syncs it.
+func (w *WAL) writeDurable(b []byte, off int64) error {
+	if f, ok := w.activeFile.(vfs.DurableWriter); ok {
+		return f.WriteDurable(b, off)
+	}
+	if _, err := w.activeFile.WriteAt(b, off); err != nil {
+		return err
+	}
+	if err := w.activeFile.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
 	}
 	return nil
 }
@@ -346,9 +423,29 @@ func (w *WAL) header(b *raft.Batch) (h batchHeader, essential bool, err error) {
 	if h.count > 0 {
 		h.firstTerm = b.Entries[0].Term
 	}
-	h.last = end
-	if h.bodyLen > maxBatchSize {
-		return h, false, fmt.Errorf("write batch of %d bytes: at most %d", h.bodyLen, int64(maxBatchSize))
+	h.voteLen = len(h.hardState.VotedFor)
+	h.last, h.repairs = end, len(b.Repairs)
+	for i := range b.Repairs {
+		e := &b.Repairs[i]
+		term, ok := w.index.termAt(e.Index)
+		if !ok || term != e.Term || e.Index > h.prev.Index || i > 0 && e.Index <= b.Repairs[i-1].Index {
+			return h, false, fmt.Errorf("repair entry %v: it is not in the log, or not in order", e.ID())
+		}
+		if e.Size() < raft.EntryHeaderSize {
+			return h, false, fmt.Errorf("repair entry %v: it has no frame", e.ID())
+		}
+		if e.Type == raft.EntryConfiguration {
+			h.flags |= flagConfiguration
+		}
+		h.bodyLen += int64(e.Size())
+		essential = false
+	}
+	if b.Fence != nil {
+		h.flags |= flagFence
+		h.fence = *b.Fence
+	}
+	if h.bodyLen > maxBatchSize-seal.Overhead {
+		return h, false, fmt.Errorf("write batch of %d bytes: at most %d", h.bodyLen, int64(maxBatchSize-seal.Overhead))
 	}
 	return h, essential, nil
 }
@@ -375,7 +472,11 @@ func (w *WAL) beginSegment(seq uint64, batch int64) error {
 		return err
 	}
 	h := w.nextSegment(seq, s.size)
-	page := h.encode()
+	sealer, err := w.encrypt(&h)
+	if err != nil {
+		return fmt.Errorf("begin segment %d: %w", h.seq, err)
+	}
+	page := h.encode(sealer)
 	for at := int64(0); at < segmentHeaderSize; at += pageSize {
 		if _, err := s.file.WriteAt(page, at); err != nil {
 			return fmt.Errorf("write the header of segment %d: %w", h.seq, err)
@@ -399,10 +500,16 @@ func (w *WAL) beginSegment(seq uint64, batch int64) error {
 		if err := w.activeFile.Close(); err != nil {
 			return fmt.Errorf("close segment %d: %w", w.active.seq, err)
 		}
-		s.trims = append(s.trims, trim{w.active.path, w.active.end})
+		t := trim{path: w.active.path, size: w.active.end, sealer: w.active.sealer}
+		if w.lastHolder == w.active {
+			t.footer = w.index.footerOf(w.active, w.lastBatch, w.chain)
+		}
+		s.trims = append(s.trims, t)
 	}
-	seg := &segment{seq: h.seq, path: path, tag: h.tag, end: segmentHeaderSize}
-	w.active, w.activeFile, w.activeSize, w.idle = seg, s.file, s.size, false
+	seg := &segment{
+		seq: h.seq, path: path, tag: h.tag, end: segmentHeaderSize, baseBatch: h.lastBatch, baseChain: h.chain, sealer: sealer,
+	}
+	w.active, w.activeFile, w.activeSize, w.zeroed, w.idle = seg, s.file, s.size, s.zeroed, false
 	w.filled.Store(seg.end)
 	s.file, s.ready = nil, false
 	s.next = min(max(4*s.size, w.opts.MinSegmentBytes), w.opts.MaxSegmentBytes)
@@ -411,6 +518,13 @@ func (w *WAL) beginSegment(seq uint64, batch int64) error {
 	w.mu.Unlock()
 
 	w.vote.segment, w.vote.batch = h.seq, w.lastBatch
+	if changed, err := w.rekeyVote(); err != nil {
+		return err
+	} else if changed { // so that no generation asks for the old key
+		if err := w.writeVote(); err != nil {
+			return err
+		}
+	}
 	return w.writeVote()
 }
 
@@ -420,6 +534,7 @@ func (w *WAL) nextSegment(seq uint64, size int64) segmentHeader {
 		seq: seq, size: size, identity: w.identity,
 		lastBatch: w.lastBatch, chain: w.chain, before: w.before,
 		last: w.index.last, hardState: w.hardState, snapshot: w.index.snapshot, config: w.index.lastConfig(),
+		fence: w.fence, terms: w.index.terms,
 	}
 	if w.lastHolder != nil {
 		h.prevSeq, h.prevEnd = w.lastHolder.seq, w.lastHolder.end
@@ -444,11 +559,14 @@ func (w *WAL) Idle() error {
 		tag: w.active.tag, offset: w.active.end, seq: w.lastBatch, syncedThrough: w.lastBatch, flags: flagIdle,
 		prev: w.index.last, last: w.index.last, before: w.before, prevChain: w.chain,
 	}
-	w.buf = encodeBatch(w.buf, &h, nil)
+	h.encryptedWith(w.keyID)
+	w.buf = encodeBatch(w.buf, &h, nil, nil, w.active.sealer)
 	if _, err := w.activeFile.WriteAt(w.buf, h.offset); err != nil {
 		return w.fail(fmt.Errorf("write idle record: %w", err))
 	}
+	w.mu.Lock() // a scrub reads the end meanwhile
 	w.active.end, w.idle = h.end(), true
+	w.mu.Unlock()
 	return nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 
@@ -58,7 +60,21 @@ func counter() func() uint64 {
 }
 
 func smallOptions(fsys vfs.FS) Options {
-	return Options{FS: fsys, MinSegmentBytes: 16 << 10, MaxSegmentBytes: 32 << 10, Random: counter()}
+	opts := Options{FS: fsys, MinSegmentBytes: 16 << 10, MaxSegmentBytes: 32 << 10, Random: counter()}
+	if testRing != nil { // keys stay apart by the numbers
+		opts.Keys, opts.Random = testRing, nil
+	}
+	return opts
+}
+
+// readHeader reads the header of a segment that is not encrypted.
+func readHeader(f vfs.File, path string) (h segmentHeader, damaged error, err error) {
+	return readAuthenticHeader(f, path, func(int64, *segmentHeader, []byte) error { return nil })
+}
+
+// readVote reads the vote file of a server without keys.
+func readVote(fsys vfs.FS, path string) (rec voteRecord, found, newest bool, damaged error, err error) {
+	return New(filepath.Dir(path), Options{FS: fsys}).readVote(path)
 }
 
 func mustOpen(t *testing.T, w *WAL) raft.Recovered {
@@ -278,14 +294,16 @@ func TestDirectoryOfAnotherServerIsRefused(t *testing.T) {
 
 func TestImpossibleBatchesAreRefused(t *testing.T) {
 	for name, b := range map[string]raft.Batch{
-		"gap":                {Entries: commands(7, 1, 2, 10)},
-		"falling term":       {Entries: commands(6, 1, 1, 10)},
-		"no frame":           {Entries: []raft.Entry{{Index: 6, Term: 2}}},
-		"truncation":         {TruncateFrom: 7},
-		"term goes back":     {HardState: &raft.HardState{CurrentTerm: 1}},
-		"vote is taken back": {HardState: &raft.HardState{CurrentTerm: 2}},
-		"second vote":        {HardState: &raft.HardState{CurrentTerm: 2, VotedFor: "b"}},
-		"name too long":      {HardState: &raft.HardState{CurrentTerm: 3, VotedFor: raft.NodeID(make([]byte, 300))}},
+		"gap":                  {Entries: commands(7, 1, 2, 10)},
+		"falling term":         {Entries: commands(6, 1, 1, 10)},
+		"no frame":             {Entries: []raft.Entry{{Index: 6, Term: 2}}},
+		"truncation":           {TruncateFrom: 7},
+		"term goes back":       {HardState: &raft.HardState{CurrentTerm: 1}},
+		"vote is taken back":   {HardState: &raft.HardState{CurrentTerm: 2}},
+		"second vote":          {HardState: &raft.HardState{CurrentTerm: 2, VotedFor: "b"}},
+		"repair of a stranger": {Repairs: commands(3, 1, 9, 10)},
+		"repair behind":        {Repairs: commands(6, 1, 2, 10)},
+		"name too long":        {HardState: &raft.HardState{CurrentTerm: 3, VotedFor: raft.NodeID(make([]byte, 300))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := New("/data", smallOptions(vfs.New(1)))
@@ -327,7 +345,9 @@ func TestFailedSyncIsFinal(t *testing.T) {
 	for seed := range uint64(20) {
 		fsys.Reseed(seed)
 		after := New("/data", smallOptions(fsys.Clone().Crash()))
-		require.Equal(t, rec.LastIndex, mustOpen(t, after).LastIndex)
+		again := mustOpen(t, after)
+		require.Equal(t, rec.LastIndex, again.LastIndex)
+		require.Empty(t, again.Damaged)
 		require.NoError(t, after.Close())
 	}
 	require.NoError(t, w.Close())
@@ -361,6 +381,33 @@ func TestFullDiskRefusesCommandsAndLeavesRoomForVotes(t *testing.T) {
 	rec := reopen(t, w)
 	require.Equal(t, next, rec.LastIndex)
 	require.Equal(t, raft.HardState{CurrentTerm: 2, VotedFor: "n2"}, rec.HardState)
+	require.NoError(t, w.Close())
+}
+
+// Where the next segment has no room, a smaller one may: the disk is full when the smallest has none.
+func TestFullDiskPreparesASmallerSegment(t *testing.T) {
+	fsys := vfs.New(1)
+	opts := smallOptions(fsys)
+	opts.MinSegmentBytes, opts.MaxSegmentBytes = 16<<10, 64<<10
+	w := New("/data", opts)
+	mustOpen(t, w)
+	w.spare.next = 64 << 10 // as it is after a while
+	prepare := func() (err error) {
+		for more := true; more && err == nil; {
+			more, err = w.Prepare()
+		}
+		return err
+	}
+	fsys.SetSpace(20 << 10)
+	require.NoError(t, prepare())
+	require.True(t, w.spare.ready)
+	require.Equal(t, int64(16<<10), w.spare.size)
+	for next := raft.Index(1); w.spare.ready; next++ { // until it is in use
+		require.NoError(t, w.Write(raft.Batch{Entries: commands(next, 1, 1, 400)}))
+	}
+	require.ErrorIs(t, prepare(), raft.ErrStorageFull)
+	fsys.SetSpace(-1)
+	require.NoError(t, prepare())
 	require.NoError(t, w.Close())
 }
 
@@ -472,10 +519,18 @@ func TestPrepareAndEntriesRunBesideWrite(t *testing.T) {
 	require.ErrorIs(t, err, errClosed)
 }
 
+// writingFS is a file system that cannot take blocks without writing them.
+type writingFS struct{ vfs.FS }
+
+func (f writingFS) Create(path string) (vfs.File, error) {
+	file, err := f.FS.Create(path)
+	return struct{ vfs.File }{file}, err
+}
+
 // A writer that needs the next segment before it is finished takes it as far as it is.
 func TestUnfinishedNextSegmentIsTakenAsItIs(t *testing.T) {
 	const size = 16 << 20
-	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size})
+	w := New("/data", Options{FS: writingFS{vfs.New(1)}, MinSegmentBytes: size, MaxSegmentBytes: size})
 	mustOpen(t, w)
 	prepareAll := func() int64 {
 		for more := true; more; {
@@ -483,19 +538,20 @@ func TestUnfinishedNextSegmentIsTakenAsItIs(t *testing.T) {
 			more, err = w.Prepare()
 			require.NoError(t, err)
 		}
-		return w.spare.written
+		return w.spare.zeroed
 	}
-	require.Equal(t, int64(5<<20), prepareAll(), "the lead, and what the header asks for, in whole pieces")
+	require.Equal(t, int64(prepareLead+prepareSlice), prepareAll(), "the lead, and what the header asks for, in whole pieces")
 	write := func(first raft.Index, bytes int) {
 		require.NoError(t, w.Write(raft.Batch{Entries: commands(first, 1, 1, bytes)}))
 	}
 	write(1, 3<<20)
-	require.Equal(t, int64(11<<20), prepareAll())
+	const prepared = 19 << 18
+	require.Equal(t, int64(prepared), prepareAll())
 
 	// Nobody prepares any more, and the segment is full.
-	write(2, 8<<20)
-	write(3, 8<<20)
-	require.Equal(t, int64(11<<20), w.activeSize)
+	write(2, 9<<20)
+	write(3, 9<<19)
+	require.Equal(t, int64(prepared), w.activeSize)
 	require.Equal(t, raft.Index(3), w.index.last.Index)
 	write(4, 6<<20) // it is not enough for this one
 	require.Equal(t, int64(size), w.activeSize)
@@ -509,16 +565,16 @@ func TestUnfinishedNextSegmentIsTakenAsItIs(t *testing.T) {
 // one call writes.
 func TestNextSegmentIsWrittenInStep(t *testing.T) {
 	const size = 16 << 20
-	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size, Random: counter()})
+	w := New("/data", Options{FS: writingFS{vfs.New(1)}, MinSegmentBytes: size, MaxSegmentBytes: size, Random: counter()})
 	mustOpen(t, w)
 	prepare := func() (written int64) {
-		before := w.spare.written
+		before := w.spare.zeroed
 		for more := true; more; {
 			var err error
 			more, err = w.Prepare()
 			require.NoError(t, err)
 		}
-		return w.spare.written - before
+		return w.spare.zeroed - before
 	}
 	require.LessOrEqual(t, prepare(), int64(prepareLead+prepareSlice))
 	require.False(t, w.spare.ready)
@@ -528,11 +584,11 @@ func TestNextSegmentIsWrittenInStep(t *testing.T) {
 		require.NoError(t, w.Write(raft.Batch{Entries: commands(next, 1, 1, 500<<10)}))
 		if w.active.seq > seq {
 			require.True(t, ready, "a write had to finish the next segment itself")
-			w.spare.written = 0
-			require.LessOrEqual(t, prepare(), int64(prepareLead+2*prepareSlice))
+			w.spare.zeroed = 0
+			require.LessOrEqual(t, prepare(), int64(prepareLead+3*prepareSlice))
 			continue
 		}
-		require.LessOrEqual(t, prepare(), int64(2*prepareSlice))
+		require.LessOrEqual(t, prepare(), int64(3*prepareSlice))
 	}
 	require.NoError(t, w.Close())
 }
@@ -540,9 +596,152 @@ func TestNextSegmentIsWrittenInStep(t *testing.T) {
 func TestHugeSegmentsAreWrittenInStepToo(t *testing.T) {
 	f, err := vfs.New(1).Create("next")
 	require.NoError(t, err)
-	w := &WAL{activeSize: 8 << 30, spare: spare{file: f, size: 8 << 30, written: 3 << 30}}
+	w := &WAL{activeSize: 8 << 30, spare: spare{file: f, size: 8 << 30, zeroed: 3 << 30}}
 	w.filled.Store(2 << 30)
-	require.False(t, w.isAhead(), "a quarter of the active one is full, and less than half of the next one written")
-	w.spare.written = 5 << 30
-	require.True(t, w.isAhead())
+	require.True(t, w.isAhead(), "a quarter of the active one is full, and three eighths of the next one written")
+	w.spare.zeroed = 2 << 30
+	require.False(t, w.isAhead(), "no more of the next one is written than of the active one")
+}
+
+// Where blocks can be taken without writing them, the next segment is there at once. Zeros are written to it in step, only where that pays.
+func TestNextSegmentIsOnlyAllocated(t *testing.T) {
+	const size = 16 << 20
+	w := New("/data", Options{FS: vfs.New(1), MinSegmentBytes: size, MaxSegmentBytes: size})
+	mustOpen(t, w)
+	prepareAll := func() int64 {
+		for more := true; more; {
+			var err error
+			more, err = w.Prepare()
+			require.NoError(t, err)
+		}
+		require.True(t, w.spare.ready)
+		return w.spare.zeroed
+	}
+	next := raft.Index(1)
+	write := func(n, bytes int) {
+		for range n {
+			require.NoError(t, w.Write(raft.Batch{Entries: commands(next, 1, 1, bytes)}))
+			next++
+		}
+	}
+	require.EqualValues(t, prepareLead+prepareSlice, prepareAll())
+	write(10, 1000)
+	require.EqualValues(t, zeroWindow, w.zeroed, "small batches find zeros that the first of them brought")
+	require.EqualValues(t, prepareLead+prepareSlice, prepareAll())
+
+	write(30, 64<<10)
+	require.Zero(t, w.zeroed%zeroWindow)
+	require.Less(t, w.active.end, w.zeroed)
+	require.Greater(t, prepareAll(), int64(3<<20), "in step")
+	before := w.spare.zeroed
+
+	write(4, 3<<20)
+	require.Equal(t, roundUp(w.active.end, pageSize), w.zeroed, "a large batch brings none")
+	require.Equal(t, before, prepareAll(), "nor is it worth to write them beforehand")
+
+	write(1, 3<<20)
+	require.EqualValues(t, 2, w.active.seq)
+	require.Equal(t, max(before, roundUp(w.active.end, pageSize)), w.zeroed, "what was written beforehand is known")
+	rec := reopen(t, w)
+	require.Equal(t, next-1, rec.LastIndex)
+	require.NoError(t, w.Close())
+}
+
+// A spare is met again after a crash. If it has bytes in it, they would pass for batches that were lost.
+func TestSpareOfAnEarlierRunIsLookedAt(t *testing.T) {
+	disk := vfs.New(1)
+	opts := smallOptions(disk)
+	w := New("/data", opts)
+	mustOpen(t, w)
+	w.spare.next = 64 << 10 // as it is after a while
+	for more := true; more; {
+		var err error
+		more, err = w.Prepare()
+		require.NoError(t, err)
+	}
+	require.True(t, w.spare.ready)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 3, 1, 40)}))
+	require.NoError(t, w.Close())
+	disk = disk.Crash() // nothing is left that was not synced: another crash would take what is changed there back
+	spare := w.path(spareName)
+
+	for name, c := range map[string]struct {
+		hit  func(disk *vfs.Disk) error
+		used bool
+	}{
+		"untouched":                      {func(*vfs.Disk) error { return nil }, true},
+		"a header that was cut off":      {func(d *vfs.Disk) error { return d.Flip(spare, segmentHeaderSize-1, 1) }, true},
+		"a bit where the first batch":    {func(d *vfs.Disk) error { return d.Flip(spare, segmentHeaderSize, 1) }, false},
+		"a bit at the end":               {func(d *vfs.Disk) error { return d.Flip(spare, opts.MinSegmentBytes-1, 1) }, false},
+		"a bit behind what is taken":     {func(d *vfs.Disk) error { return d.Flip(spare, opts.MinSegmentBytes, 1) }, true},
+		"a file that is shorter than it": {func(d *vfs.Disk) error { return truncateFile(d, spare, opts.MinSegmentBytes-pageSize) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := disk.Clone()
+			require.NoError(t, c.hit(disk))
+			made := false
+			disk.SetFault(func(op vfs.Op) error {
+				made = made || op.Kind == vfs.OpCreate && op.Path == spare+tmpSuffix
+				return nil
+			})
+			w := New("/data", smallOptions(disk))
+			mustOpen(t, w)
+			require.Equal(t, !c.used, made, "another one")
+			require.Equal(t, opts.MinSegmentBytes, w.activeSize)
+			require.NoError(t, w.Close())
+			w = New("/data", smallOptions(disk.Crash()))
+			rec := mustOpen(t, w)
+			require.Empty(t, rec.Findings)
+			require.Zero(t, rec.Fence)
+			require.EqualValues(t, 3, rec.LastIndex)
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+// A spare in which writing zeros has failed is not used.
+func TestSpareThatCannotBeWrittenIsGivenUp(t *testing.T) {
+	disk := vfs.New(1)
+	w := New("/data", Options{FS: disk, MinSegmentBytes: 16 << 20, MaxSegmentBytes: 16 << 20})
+	mustOpen(t, w)
+	_, err := w.Prepare()
+	require.NoError(t, err)
+	require.True(t, w.spare.ready)
+	broken := errors.New("broken")
+	disk.SetFault(func(op vfs.Op) error {
+		if op.Kind == vfs.OpWrite {
+			return broken
+		}
+		return nil
+	})
+	_, err = w.Prepare()
+	require.ErrorIs(t, err, broken)
+	disk.SetFault(nil)
+	require.False(t, w.spare.ready)
+	_, err = disk.Stat(w.path(spareName))
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	for more := true; more; {
+		more, err = w.Prepare()
+		require.NoError(t, err)
+	}
+	require.True(t, w.spare.ready)
+	require.NoError(t, w.Close())
+}
+
+// What a batch brings along to the blocks behind it must read zero: recovery takes it for what was never written.
+func TestZerosBehindABatchAreZeros(t *testing.T) {
+	disk := vfs.New(1)
+	w := New("/data", Options{FS: disk, MinSegmentBytes: 4 << 20, MaxSegmentBytes: 4 << 20})
+	mustOpen(t, w)
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(1, 1, 1, zeroWindow)})) // leaves its bytes in the buffer
+	require.NoError(t, w.Write(raft.Batch{Entries: commands(2, 1, 1, 8000)}))
+	behind := make([]byte, w.zeroed-w.active.end)
+	require.Greater(t, len(behind), zeroWindow/2)
+	f, err := disk.Open(w.active.path)
+	require.NoError(t, err)
+	_, err = f.ReadAt(behind, w.active.end)
+	require.NoError(t, err)
+	require.True(t, isZero(behind))
+	require.NoError(t, f.Close())
+	require.NoError(t, w.Close())
 }

@@ -17,7 +17,7 @@ type transfer struct {
 	cancel   context.CancelCauseFunc
 }
 
-// SendSnapshot implements [raft.Transport]. It reads r on the calling goroutine and not after it has returned.
+// SendSnapshot implements [raft.Transport]. It always sends the whole content. It reads r on the calling goroutine and not after it has returned.
 func (t *Transport) SendSnapshot(ctx context.Context, m raft.Message, r io.Reader) error {
 	if err := t.sendSnapshot(ctx, m, r); err != nil {
 		return fmt.Errorf("send snapshot to %q: %w", m.To, err)

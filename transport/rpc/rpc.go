@@ -175,7 +175,7 @@ func (t *Transport) Send(to raft.NodeID, lane raft.Lane, ms []raft.Message) {
 				})
 			default: // too many are waiting already
 			}
-		case raft.AppendEntries, raft.PreVote, raft.RequestVote, raft.TimeoutNow, raft.ForwardPropose:
+		case raft.AppendEntries, raft.PreVote, raft.RequestVote, raft.TimeoutNow, raft.FetchEntries, raft.ForwardPropose:
 			l := p.lanes[lane]
 			if l.enqueue(m, t.config.QueueBytes) && !l.started {
 				l.started = true
@@ -194,7 +194,8 @@ func (t *Transport) spawn(f func()) {
 	}()
 }
 
-// SendSnapshot implements [raft.Transport].
+// SendSnapshot implements [raft.Transport]. The whole content goes to the client; to leave out what the receiver has, see
+// raft.ResumableContent, is the business of the RPC framework.
 func (t *Transport) SendSnapshot(ctx context.Context, m raft.Message, r io.Reader) error {
 	t.mu.Lock()
 	p := t.peers[m.To]

@@ -182,9 +182,20 @@ func TestConfigurationReportsAllProblems(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	b, err := rpc.Encode(request(1, raft.AppendEntries{PrevLogIndex: 1, PrevLogTerm: 1}))
-	require.NoError(f, err)
-	f.Add(b)
+	for _, body := range []raft.Body{
+		raft.PreVote{}, raft.PreVoteReply{}, raft.RequestVote{}, raft.RequestVoteReply{}, raft.TimeoutNow{}, raft.TimeoutNowReply{},
+		raft.AppendEntries{PrevLogIndex: 1, PrevLogTerm: 1}, raft.AppendEntriesReply{Success: true, MatchIndex: 1},
+		raft.InstallSnapshot{}, raft.InstallSnapshot{Repair: true}, raft.InstallSnapshotReply{MatchIndex: 1},
+		raft.FetchEntries{Wanted: []raft.Stretch{{Term: 1, First: 4, Last: 6}}},
+		raft.FetchEntriesReply{Held: []raft.Held{{Stretch: raft.Stretch{Term: 1, First: 4, Last: 6}, UpTo: 5, How: raft.HoldsDamaged}}},
+		raft.ForwardPropose{Proposals: []raft.Proposal{{Entry: raft.NewBarrier()}}},
+		raft.ForwardProposeReply{Outcomes: []raft.ForwardOutcome{{Refusal: raft.RefusedFull}}},
+		raft.ForwardRead{}, raft.ForwardReadReply{Index: 7},
+	} {
+		b, err := rpc.Encode(request(1, body))
+		require.NoError(f, err)
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := rpc.Decode(b); err == nil {
 			require.NoError(t, m.Validate())

@@ -6,12 +6,17 @@
 //
 // Every server dials its own connections to a peer: one for each lane (raft.LaneControl at once, raft.LaneLog when there is
 // something to send), and one for each snapshot. A connection carries messages one way only; the accepting side sends nothing but
-// its half of the handshake and, for a snapshot, the outcome. So a long append never delays a heartbeat, and a peer that reads
+// its half of the handshake and, for a snapshot, what it has of it and the outcome. So a long append never delays a heartbeat, and a peer that reads
 // slowly delays nobody but itself: queues are bounded in bytes, and what does not fit is dropped, as on any network.
 //
 // The dialer begins with a preface (magic and version) and a hello: cluster, node, replica, incarnation, advertised address, the
 // lane, and the server that it means to reach. The acceptor answers with its own identity and its end of the connection, or with a refusal, whose text the dialer
 // logs. Frames and messages are described in the source of transport/internal/wire.
+//
+// A snapshot's connection begins with its message. The receiver answers how much of the content it has from an attempt that broke off, and
+// the SHA-256 of that. The sender reads its own content up to there, eight times as fast as it may send, and compares; it goes on behind it if
+// both are the same, and begins anew if not. What has arrived counts in chunks of up to 256 KiB, so that an attempt which breaks brings
+// nothing if it has not brought one of them.
 //
 // Both sides of a lane notice a link that died silently: the dialer sends keep-alives when it has nothing else to send, and the
 // acceptor ends a connection on which nothing arrives for Config.IdleTimeout. Because it then also renews its own connections to

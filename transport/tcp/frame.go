@@ -16,8 +16,8 @@ const (
 	firstBuffer = 256 << 10     // allocated at once for a frame that announces at least so much; more only as bytes arrive
 	keepScratch = 1 << 20       // a larger buffer is not kept for the next frame
 
-	// An entry from this size on is not copied into the write buffer but handed to the kernel where it lies. Under TLS copying is
-	// cheaper up to a larger size, as every piece would become a record of its own.
+	// A piece of entries from this size on is not copied into the write buffer but handed to the kernel where it lies. Under TLS copying
+	// is cheaper up to a larger size, as every piece would become a record of its own.
 	referenceFrom    = 4 << 10
 	referenceFromTLS = 64 << 10
 )
@@ -124,7 +124,7 @@ func readGrowing(r io.Reader, b []byte, n int) ([]byte, error) {
 // batchWriter collects messages and writes them with one system call.
 type batchWriter struct {
 	conn      net.Conn
-	reference int // entries from this size on are not copied
+	reference int // pieces from this size on are not copied
 
 	scratch  []byte
 	segments []segment
@@ -158,15 +158,15 @@ func (w *batchWriter) add(m raft.Message) error {
 	}
 	w.scratch = b
 	w.messages++
-	wire.EachEntry(m, func(frame []byte) {
-		if len(frame) < w.reference {
-			w.scratch = append(w.scratch, frame...)
+	wire.EachPiece(m, func(piece []byte) {
+		if len(piece) < w.reference {
+			w.scratch = append(w.scratch, piece...)
 			return
 		}
 		w.own(lo)
 		lo = len(w.scratch)
-		w.segments = append(w.segments, segment{foreign: frame})
-		w.size += len(frame)
+		w.segments = append(w.segments, segment{foreign: piece})
+		w.size += len(piece)
 	})
 	w.own(lo)
 	return nil

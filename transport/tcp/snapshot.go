@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,7 +18,8 @@ const (
 	maxErrorText = 4 << 10
 )
 
-// SendSnapshot implements [raft.Transport]. It reads r on the calling goroutine, and not after it has returned; a Read that hangs
+// SendSnapshot implements [raft.Transport]. What the receiver has of the content already is not sent if r is a
+// raft.Rewinder. It reads r on the calling goroutine, and not after it has returned; a Read that hangs
 // holds it up.
 func (t *Transport) SendSnapshot(ctx context.Context, m raft.Message, r io.Reader) error {
 	t.mu.Lock()
@@ -72,9 +74,9 @@ func (t *Transport) sendSnapshot(ctx context.Context, p *peer, address string, m
 	t.meet(p, c.peer, c.trusted, c)
 
 	// The receiver may answer at any time: a snapshot that is not wanted need not be sent to its end.
-	answer := make(chan error, 1)
-	go func() { answer <- t.awaitAck(c) }()
-	sent, err := t.sendContent(ctx, c, head, r, answer)
+	answer, offered := make(chan error, 1), make(chan offer, 1)
+	go func() { answer <- t.awaitAck(c, offered) }()
+	sent, err := t.sendContent(ctx, c, head, r, offered, answer)
 	p.counters.sentBytes.Add(uint64(sent))
 	if err != nil && !errors.Is(err, errReadContent) {
 		// The answer explains why the receiver does not take any more.
@@ -106,8 +108,9 @@ var (
 	errReadContent = errors.New("read snapshot")
 )
 
-// sendContent writes the message, the content in chunks, and the end.
-func (t *Transport) sendContent(ctx context.Context, c *outgoing, head []byte, r io.Reader, answer chan error) (int64, error) {
+// sendContent writes the message, where the content begins, the content from there on in chunks, and the end. It returns how much of the
+// content it has sent.
+func (t *Transport) sendContent(ctx context.Context, c *outgoing, head []byte, r io.Reader, offered chan offer, answer chan error) (int64, error) {
 	if err := t.writeFrame(c, head); err != nil {
 		return 0, err
 	}
@@ -117,6 +120,10 @@ func (t *Transport) sendContent(ctx context.Context, c *outgoing, head []byte, r
 		size = max(1, min(size, rate/8)) // several chunks a second, so that no deadline passes between two
 	}
 	chunk := make([]byte, size)
+	from, err := t.agree(ctx, c, r, chunk, offered, answer)
+	if err != nil {
+		return 0, err
+	}
 	var frame []byte
 	var sent int64
 	began := time.Now()
@@ -139,7 +146,7 @@ func (t *Transport) sendContent(ctx context.Context, c *outgoing, head []byte, r
 			return sent, err
 		}
 	}
-	end := binary.LittleEndian.AppendUint64(nil, uint64(sent))
+	end := binary.LittleEndian.AppendUint64(nil, uint64(from+sent))
 	return sent, t.writeFrame(c, wire.AppendFrame(frame[:0], wire.FrameEnd, end))
 }
 
@@ -175,15 +182,23 @@ func (t *Transport) writeFrame(c *outgoing, frame []byte) error {
 	return err
 }
 
-// awaitAck waits for the outcome. The receiver sends keep-alives from the first to the last moment.
-func (t *Transport) awaitAck(c *outgoing) error {
-	for {
+// awaitAck waits for the outcome, and passes on what the receiver offers before. The receiver sends keep-alives from the first to the last
+// moment.
+func (t *Transport) awaitAck(c *outgoing, offered chan<- offer) error {
+	for heard := false; ; {
 		h, control, _, err := c.frames.next(t.config.SnapshotChunkTimeout, t.config.SnapshotChunkTimeout)
 		if err != nil {
 			return fmt.Errorf("%w before the receiver answered: %w", errBroke, err)
 		}
 		switch {
 		case h.Type == wire.FrameKeepalive:
+		case h.Type == wire.FrameOffer && !heard:
+			o, err := decodeOffer(control)
+			if err != nil {
+				return err
+			}
+			heard = true
+			offered <- o
 		case h.Type == wire.FrameAck && len(control) == 0:
 			return nil
 		case h.Type == wire.FrameAck:
@@ -210,7 +225,7 @@ func (t *Transport) receiveSnapshot(c *incoming) error {
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
 	defer cancel()
-	content := &chunkReader{frames: c.frames, timeout: timeout}
+	content := &chunkReader{frames: c.frames, timeout: timeout, offer: func(o offer) error { return t.sendOffer(c, o) }}
 	done := make(chan error, 1)
 	go func() { done <- t.handler.HandleSnapshot(ctx, m, content) }()
 
@@ -258,17 +273,24 @@ func (t *Transport) acknowledge(c *incoming, content *chunkReader, outcome error
 	return content.err
 }
 
-// chunkReader is the content of a snapshot. It ends with io.EOF only if everything has arrived.
+// chunkReader is the content of a snapshot. It ends with io.EOF only if everything has arrived. It implements raft.ResumableContent.
 type chunkReader struct {
 	frames  *frameReader
 	timeout time.Duration
-	rest    []byte // of the chunk read last
-	total   uint64
-	err     error // what ended the stream, if it was not its proper end
+	offer   func(offer) error // tells the sender what is here
+	begun   bool              // it was told
+	rest    []byte            // of the chunk read last
+	total   uint64            // with what the sender has left out
+	err     error             // what ended the stream, if it was not its proper end
 	ended   bool
 }
 
 func (r *chunkReader) Read(p []byte) (int, error) {
+	if !r.begun {
+		if _, err := r.Resume(0, sha256.Sum256(nil)); err != nil {
+			return 0, err
+		}
+	}
 	for len(r.rest) == 0 {
 		if r.ended {
 			return 0, io.EOF

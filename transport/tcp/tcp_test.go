@@ -483,15 +483,15 @@ func TestHostileInputIsRefusedAndCounted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, ha := start(t, Config{}, identity("a", 1))
 			conn := introduce(t, a, b, raft.LaneLog)
-			_, err := conn.Write(test.bytes)
-			require.NoError(t, err)
+			// Not every byte needs to be taken: the node hangs up at a header that it refuses, with the rest of the frame on its way.
+			_, _ = conn.Write(test.bytes)
 			event := fmt.Sprintf("refused %q: %s", "b", test.label)
 			ha.await(t, event, func() bool { return ha.delivered() > 0 || strings.Contains(strings.Join(ha.all(), "\n"), "refused") })
 			require.Zero(t, ha.delivered())
 			require.Contains(t, ha.all(), event)
 			// The link is dropped.
 			require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
-			_, err = io.Copy(io.Discard, conn)
+			_, err := io.Copy(io.Discard, conn)
 			require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 		})
 	}
@@ -523,8 +523,7 @@ func TestStrangeFirstBytesAreRefused(t *testing.T) {
 			conn, err := net.Dial("tcp", a.Address())
 			require.NoError(t, err)
 			defer closeQuietly(conn)
-			_, err = conn.Write(test.bytes)
-			require.NoError(t, err)
+			_, _ = conn.Write(test.bytes) // it may hang up before it has taken all
 			ha.await(t, test.label, func() bool { return len(ha.all()) > before })
 			require.Equal(t, fmt.Sprintf("refused %q: %s", "", test.label), ha.all()[before])
 			answer, _ := io.ReadAll(conn) // a reset is an end, too
@@ -549,12 +548,13 @@ func TestCutSnapshotIsNotWhole(t *testing.T) {
 	end := func(n uint64) []byte {
 		return wire.AppendFrame(nil, wire.FrameEnd, binary.LittleEndian.AppendUint64(nil, n))
 	}
+	begin := wire.AppendFrame(nil, wire.FrameBegin, make([]byte, 8))
 	send := func(close bool, parts ...[]byte) {
 		conn := introduce(t, a, identity("b", 4), laneSnapshot)
-		_, err := conn.Write(bytes.Join(append([][]byte{head}, parts...), nil))
+		_, err := conn.Write(bytes.Join(append([][]byte{head, begin}, parts...), nil))
 		require.NoError(t, err)
 		if close {
-			require.NoError(t, conn.Close())
+			require.NoError(t, conn.(*net.TCPConn).CloseWrite()) // closed with an offer that was not read, it would be reset
 		}
 	}
 	// outcome returns what the handler saw of the nth snapshot.

@@ -293,6 +293,7 @@ func (s *suite) unchanged() {
 			stamped(s, 2, 5, []byte("first")), stamped(s, 7, 6, nil), stamped(s, 7, 7, bytes.Repeat([]byte("x"), 10_000)),
 		}},
 		raft.TimeoutNow{},
+		raft.FetchEntries{Snapshot: 3, Wanted: []raft.Stretch{{Term: 2, First: 3, Last: 5}, {Term: 7, First: 6, Last: 6}}},
 		raft.ForwardPropose{Proposals: []raft.Proposal{{Entry: raft.NewCommand([]byte("set x")), IfTerm: 7}, {Entry: raft.NewBarrier()}}},
 		raft.ForwardRead{},
 	}
@@ -303,6 +304,8 @@ func (s *suite) unchanged() {
 		raft.AppendEntriesReply{Busy: true, HintIndex: 3, HintTerm: 1},
 		raft.InstallSnapshotReply{MatchIndex: 9},
 		raft.TimeoutNowReply{Accepted: true},
+		raft.FetchEntriesReply{Incarnation: 4, CommitIndex: 3, Leading: true, Entries: []raft.Entry{stamped(s, 2, 5, []byte("lost")), stamped(s, 7, 6, nil)},
+			Held: []raft.Held{{Stretch: raft.Stretch{Term: 2, First: 3, Last: 5}, UpTo: 5, How: raft.HoldsIntact}}},
 		raft.ForwardProposeReply{Outcomes: []raft.ForwardOutcome{{ID: raft.EntryID{Term: 7, Index: 8}}, {Refusal: raft.RefusedFull}}},
 		raft.ForwardReadReply{Index: 7, Refusal: raft.RefusedStopped},
 	}

@@ -30,14 +30,16 @@ type FrameType uint8
 
 // The frame types.
 const (
-	FrameMessage   FrameType = 1 // one raft.Message
-	FrameKeepalive FrameType = 2 // nothing: the sender is alive
-	FrameHello     FrameType = 3 // the dialer introduces itself
-	FrameWelcome   FrameType = 4 // the acceptor agrees, and introduces itself
-	FrameRefusal   FrameType = 5 // the acceptor does not agree: a text
-	FrameChunk     FrameType = 6 // a piece of a snapshot's content
-	FrameEnd       FrameType = 7 // the snapshot is complete: its length
-	FrameAck       FrameType = 8 // what became of the snapshot
+	FrameMessage   FrameType = 1  // one raft.Message
+	FrameKeepalive FrameType = 2  // nothing: the sender is alive
+	FrameHello     FrameType = 3  // the dialer introduces itself
+	FrameWelcome   FrameType = 4  // the acceptor agrees, and introduces itself
+	FrameRefusal   FrameType = 5  // the acceptor does not agree: a text
+	FrameChunk     FrameType = 6  // a piece of a snapshot's content
+	FrameEnd       FrameType = 7  // the snapshot is complete: its length
+	FrameAck       FrameType = 8  // what became of the snapshot
+	FrameOffer     FrameType = 9  // how much of its content the receiver has, and the SHA-256 of that
+	FrameBegin     FrameType = 10 // where the chunks that follow begin
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

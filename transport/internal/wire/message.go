@@ -25,6 +25,9 @@ const (
 	kindForwardProposeReply  kind = 12
 	kindForwardRead          kind = 13
 	kindForwardReadReply     kind = 14
+	kindFetchEntries         kind = 15
+	kindFetchEntriesReply    kind = 16
+	kindRepairSnapshot       kind = 17 // an InstallSnapshot whose sender claims no leadership
 )
 
 const (
@@ -36,6 +39,9 @@ const (
 	envelopeSize     = 1 + 4*8 // and the names
 	flagReplySuccess = 1
 	flagReplyBusy    = 2
+	stretchSize      = 3 * 8
+	heldSize         = stretchSize + 8 + 1
+	flagLeading      = 1
 )
 
 // AppendControl appends the control part of a message: the envelope and the body without its entries.
@@ -81,8 +87,30 @@ func AppendControl(b []byte, m raft.Message) ([]byte, error) {
 		for _, o := range body.Outcomes {
 			b = append(appendUint64(b, uint64(o.ID.Term), uint64(o.ID.Index)), byte(o.Refusal))
 		}
+	case raft.FetchEntries:
+		k = kindFetchEntries
+		b = appendUint64(b, uint64(body.Snapshot))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(body.Wanted)))
+		for _, w := range body.Wanted {
+			b = appendUint64(b, uint64(w.Term), uint64(w.First), uint64(w.Last))
+		}
+	case raft.FetchEntriesReply:
+		k = kindFetchEntriesReply
+		var flags byte
+		if body.Leading {
+			flags |= flagLeading
+		}
+		b = appendUint64(append(b, flags), body.Incarnation, uint64(body.CommitIndex))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(body.Held)))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(body.Entries)))
+		for _, h := range body.Held {
+			b = append(appendUint64(b, uint64(h.Term), uint64(h.First), uint64(h.Last), uint64(h.UpTo)), byte(h.How))
+		}
 	case raft.InstallSnapshot:
 		k = kindInstallSnapshot
+		if body.Repair {
+			k = kindRepairSnapshot
+		}
 		b = body.Meta.AppendBinary(b)
 	case raft.PreVote:
 		k = kindPreVote
@@ -118,13 +146,14 @@ func AppendControl(b []byte, m raft.Message) ([]byte, error) {
 	return b, err
 }
 
-// EachEntry calls f with the frame of every entry in the message, in the order in which they follow the control part.
-func EachEntry(m raft.Message, f func(frame []byte)) {
+// EachPiece calls f with the frames of all entries in the message, in the order in which they follow the control part; with several at
+// once where they lie side by side in memory.
+func EachPiece(m raft.Message, f func(piece []byte)) {
 	switch body := m.Body.(type) {
 	case raft.AppendEntries:
-		for i := range body.Entries {
-			f(body.Entries[i].Frame())
-		}
+		raft.EachPiece(body.Entries, f)
+	case raft.FetchEntriesReply:
+		raft.EachPiece(body.Entries, f)
 	case raft.ForwardPropose:
 		for i := range body.Proposals {
 			f(body.Proposals[i].Entry.Frame())
@@ -135,7 +164,7 @@ func EachEntry(m raft.Message, f func(frame []byte)) {
 // EntriesSize is the length of all entries in the message.
 func EntriesSize(m raft.Message) int {
 	n := 0
-	EachEntry(m, func(frame []byte) { n += len(frame) })
+	EachPiece(m, func(piece []byte) { n += len(piece) })
 	return n
 }
 
@@ -210,13 +239,47 @@ func DecodeMessage(control, entries []byte, names Names) (raft.Message, error) {
 			}
 		}
 		m.Body = body
-	case kindInstallSnapshot:
+	case kindFetchEntries:
+		body := raft.FetchEntries{Snapshot: raft.Index(d.uint64())}
+		n := int(d.uint32())
+		if n != len(d.b)/stretchSize {
+			d.fail("number of stretches does not match")
+		} else if n > 0 {
+			body.Wanted = make([]raft.Stretch, n)
+			for i := range body.Wanted {
+				body.Wanted[i] = d.stretch()
+			}
+		}
+		m.Body = body
+	case kindFetchEntriesReply:
+		flags := d.byte()
+		if flags&^flagLeading != 0 {
+			d.fail("unknown flags")
+		}
+		body := raft.FetchEntriesReply{Leading: flags&flagLeading != 0, Incarnation: d.uint64(), CommitIndex: raft.Index(d.uint64())}
+		held := int(d.uint32())
+		if n := d.count(entries, raft.EntryHeaderSize); n > 0 {
+			body.Entries = make([]raft.Entry, n)
+			for i := range body.Entries {
+				entries = d.entry(&body.Entries[i], entries)
+			}
+		}
+		if held != len(d.b)/heldSize {
+			d.fail("number of stretches does not match")
+		} else if held > 0 {
+			body.Held = make([]raft.Held, held)
+			for i := range body.Held {
+				body.Held[i] = raft.Held{Stretch: d.stretch(), UpTo: raft.Index(d.uint64()), How: raft.Holding(d.byte())}
+			}
+		}
+		m.Body = body
+	case kindInstallSnapshot, kindRepairSnapshot:
 		meta, err := raft.DecodeSnapshotMeta(d.b)
 		if err != nil {
 			d.fail(err.Error())
 		}
 		d.b = nil
-		m.Body = raft.InstallSnapshot{Meta: meta}
+		m.Body = raft.InstallSnapshot{Meta: meta, Repair: k == kindRepairSnapshot}
 	case kindPreVote:
 		m.Body = unpack[raft.PreVote](&d)
 	case kindPreVoteReply:
@@ -247,7 +310,7 @@ func DecodeMessage(control, entries []byte, names Names) (raft.Message, error) {
 	return m, nil
 }
 
-// AppendHead appends a message's frame up to its entries, which follow as EachEntry lists them.
+// AppendHead appends a message's frame up to its entries, which follow as EachPiece lists them.
 func AppendHead(b []byte, m raft.Message) ([]byte, error) {
 	at := len(b)
 	b = append(b, make([]byte, HeaderSize)...)
@@ -265,7 +328,7 @@ func Marshal(m raft.Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	EachEntry(m, func(frame []byte) { b = append(b, frame...) })
+	EachPiece(m, func(piece []byte) { b = append(b, piece...) })
 	return b, nil
 }
 
@@ -352,13 +415,16 @@ func (d *decoder) entry(e *raft.Entry, b []byte) []byte {
 	if d.err != nil {
 		return nil
 	}
-	var n int
-	var err error
-	if *e, n, err = raft.DecodeEntry(b); err != nil {
+	n, err := e.Decode(b)
+	if err != nil {
 		d.err = fmt.Errorf("%w: %w", ErrMalformed, err)
 		return nil
 	}
 	return b[n:]
+}
+
+func (d *decoder) stretch() raft.Stretch {
+	return raft.Stretch{Term: raft.Term(d.uint64()), First: raft.Index(d.uint64()), Last: raft.Index(d.uint64())}
 }
 
 // unpack reads a MessagePack body.

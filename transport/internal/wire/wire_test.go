@@ -38,6 +38,19 @@ func bodies(t testing.TB) []raft.Body {
 		raft.ForwardProposeReply{Outcomes: []raft.ForwardOutcome{{ID: raft.EntryID{Term: 3, Index: 7}}, {Refusal: raft.RefusedFull}}},
 		raft.ForwardRead{},
 		raft.ForwardReadReply{Index: 7, Refusal: raft.RefusedNotLeader},
+		raft.FetchEntries{},
+		raft.FetchEntries{Snapshot: 4, Wanted: []raft.Stretch{{Term: 1, First: 4, Last: 6}, {Term: 3, First: 9, Last: 9}}},
+		raft.FetchEntriesReply{Incarnation: 5, Leading: true, CommitIndex: 7},
+		raft.FetchEntriesReply{Incarnation: 5, Held: []raft.Held{
+			{Stretch: raft.Stretch{Term: 1, First: 4, Last: 6}, UpTo: 3, How: raft.HoldsNot},
+			{Stretch: raft.Stretch{Term: 2, First: 7, Last: 7}, UpTo: 7, How: raft.HoldsIntact},
+			{Stretch: raft.Stretch{Term: 2, First: 8, Last: 9}, UpTo: 9, How: raft.HoldsCompacted},
+			{Stretch: raft.Stretch{Term: 3, First: 10, Last: 11}, UpTo: 10, How: raft.HoldsUnknown},
+		}},
+		raft.FetchEntriesReply{Incarnation: 5, Held: []raft.Held{{Stretch: raft.Stretch{Term: 1, First: 4, Last: 6}, UpTo: 5, How: raft.HoldsDamaged}},
+			Entries: []raft.Entry{stamped(t, 1, 5, "a"), stamped(t, 1, 6, "b")}},
+		raft.InstallSnapshot{Repair: true, Meta: raft.SnapshotMeta{Index: 9, Term: 2, ConfigurationIndex: 1, Size: 1000,
+			Configuration: raft.Configuration{ClusterID: "c", Servers: []raft.Server{{ID: "a", Address: "h:1", Replica: 8}}}}},
 	}
 }
 
@@ -65,6 +78,10 @@ func TestTheEncodingDoesNotChange(t *testing.T) {
 		"0106000000000000000400000000000000000000000000000000000000000000000900000000000000": raft.AppendEntriesReply{Success: true, MatchIndex: 6, PrevLogIndex: 4, Round: 9},
 		"040000000000000002000000000000000300000000000000090000000000000000000000":           raft.AppendEntries{PrevLogIndex: 4, PrevLogTerm: 2, LeaderCommit: 3, Round: 9},
 		"80": raft.TimeoutNow{},
+		"000000000000000001000000010000000000000004000000000000000600000000000000": raft.FetchEntries{Wanted: []raft.Stretch{{Term: 1, First: 4, Last: 6}}},
+		"01050000000000000007000000000000000100000000000000010000000000000004000000000000000600000000000000050000000000000002": raft.FetchEntriesReply{
+			Incarnation: 5, Leading: true, CommitIndex: 7,
+			Held: []raft.Held{{Stretch: raft.Stretch{Term: 1, First: 4, Last: 6}, UpTo: 5, How: raft.HoldsDamaged}}},
 	} {
 		b, err := AppendControl(nil, message(body))
 		require.NoError(t, err)
@@ -117,7 +134,7 @@ func TestBytesBehindAMessageAreRefused(t *testing.T) {
 		control, err := AppendControl(nil, m)
 		require.NoError(t, err)
 		var entries []byte
-		EachEntry(m, func(frame []byte) { entries = append(entries, frame...) })
+		EachPiece(m, func(piece []byte) { entries = append(entries, piece...) })
 		_, err = DecodeMessage(control, entries, Names{})
 		require.NoError(t, err)
 		_, err = DecodeMessage(control, append(entries, 0), Names{})
@@ -158,6 +175,19 @@ func TestNamesOfTheConnectionAreNotAllocatedAgain(t *testing.T) {
 	require.LessOrEqual(t, allocs, 1.0, "only the body itself")
 }
 
+// The fuzzers start from the bodies above.
+func TestEveryKindOfMessageIsTried(t *testing.T) {
+	tried := map[kind]bool{}
+	for _, body := range bodies(t) {
+		control, err := AppendControl(nil, message(body))
+		require.NoError(t, err)
+		tried[kind(control[0])] = true
+	}
+	for k := kindPreVote; k <= kindRepairSnapshot; k++ {
+		require.True(t, tried[k], "kind %d", k)
+	}
+}
+
 func FuzzMessage(f *testing.F) {
 	for _, body := range bodies(f) {
 		b, err := Marshal(message(body))
@@ -184,7 +214,7 @@ func FuzzControl(f *testing.F) {
 		control, err := AppendControl(nil, m)
 		require.NoError(f, err)
 		var entries []byte
-		EachEntry(m, func(frame []byte) { entries = append(entries, frame...) })
+		EachPiece(m, func(piece []byte) { entries = append(entries, piece...) })
 		f.Add(control, entries)
 	}
 	f.Fuzz(func(t *testing.T, control, entries []byte) {
@@ -197,7 +227,14 @@ func FuzzControl(f *testing.F) {
 }
 
 func FuzzHeader(f *testing.F) {
-	f.Add(AppendFrame(nil, FrameKeepalive, nil), 1<<20)
+	for t := FrameMessage; t <= FrameBegin; t++ {
+		f.Add(AppendFrame(nil, t, []byte("control")), 1<<20)
+	}
+	for _, body := range bodies(f) {
+		b, err := Marshal(message(body))
+		require.NoError(f, err)
+		f.Add(b, len(b))
+	}
 	f.Fuzz(func(t *testing.T, b []byte, maxFrame int) {
 		h, err := ParseHeader(b, max(maxFrame, 0))
 		if err == nil {

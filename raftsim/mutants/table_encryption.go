@@ -1,0 +1,173 @@
+package mutants
+
+// encryption lists the guards of encryption at rest.
+var encryption = []Mutant{
+	{
+		Name: "nonce without its number",
+		Rule: "NIST SP 800-38D §8: no nonce is used twice under one key",
+		File: "storage/internal/seal/seal.go",
+		Old:  `	binary.LittleEndian.PutUint64(s.nonce[:], number)`,
+		New:  `	binary.LittleEndian.PutUint64(s.nonce[:], number&0)`,
+		Test: Test{"./storage/wal", "TestEveryBatchHasItsOwnKeystream"},
+	},
+	{
+		Name: "segments with one key for all",
+		Rule: "docs/storage-format.md, encryption: a segment's key is derived with its tag, so that offsets may come again",
+		File: "storage/wal/encryption.go",
+		Old:  `seal.Derive(h.keyID, key, h.tag[:], segmentInfo,`,
+		New:  `seal.Derive(h.keyID, key, nil, segmentInfo,`,
+		Test: Test{"./storage/wal", "TestEveryBatchHasItsOwnKeystream"},
+	},
+	{
+		Name: "header of a batch not authenticated",
+		Rule: "SAFETY §4 and docs/storage-format.md: the header is authenticated as additional data",
+		File: "storage/internal/seal/seal.go",
+		Old: `	out, err := k.aead.Open(to, s.set(number, use), b, additional)
+	if err != nil {
+		return nil, ErrForged
+	}`,
+		New: `	out, err := k.aead.Open(to, s.set(number, use), b, additional)
+	if err != nil && len(additional) == 0 {
+		return nil, ErrForged
+	}`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "header of a damaged batch believed without its tag",
+		Rule: "docs/storage-format.md, encryption: breaking a page must not be a way around the tag of the batch",
+		File: "storage/wal/read.go",
+		Old:  `	if !authentic {`,
+		New:  `	if !authentic && r.sealer == nil {`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "frames looked for in a damaged encrypted batch",
+		Rule: "docs/storage-format.md, encryption: an encrypted batch is read as a whole or not at all",
+		File: "storage/wal/damage.go",
+		Old:  `	if h.keyID != 0 { // as a whole`,
+		New:  `	if h.keyID != 0 && h.count < 0 { // as a whole`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "forged footer taken for none",
+		Rule: "docs/storage-format.md, encryption: a footer is believed in place of its segment",
+		File: "storage/wal/footer.go",
+		Old:  `		if b, err = seg.sealer.openFooter(b); err != nil {`,
+		New:  `		if b, err = seg.sealer.openFooter(b); err != nil && seg.seq == 0 {`,
+		Test: Test{"./storage/wal", "TestForgedFootersAreNotBelieved"},
+	},
+	{
+		Name: "header of a segment not authenticated",
+		Rule: "docs/storage-format.md, encryption: what a later segment says of the ones before cannot be forged",
+		File: "storage/wal/encryption.go",
+		Old:  `	case k.Verify(page[:at0], page[at0:end]):`,
+		New:  `	case k.Verify(page[:at0], page[at0:end]) || k.Check() == h.check:`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "term and vote not authenticated",
+		Rule: "docs/storage-format.md, encryption: a forged vote would let a server vote twice",
+		File: "storage/wal/encryption.go",
+		Old:  `	case k.Verify(page[:voteMACAt], page[voteMACAt:][:seal.MACSize]):`,
+		New:  `	case k.Verify(page[:voteMACAt], page[voteMACAt:][:seal.MACSize]) || k.Check() == r.check:`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "forged copy taken for one with another key",
+		Rule: "docs/storage-format.md, encryption: beside an authentic copy, one that is not was changed on purpose",
+		File: "storage/wal/encryption.go",
+		Old: `	case good:
+		return forged(path, at[bad], what)`,
+		New: `	case good:
+		return errs[bad]`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "impossible header with the right checksum taken for rot",
+		Rule: "issue 5, encryption: bit rot and tampering are told apart",
+		File: "storage/wal/encryption.go",
+		Old:  `forged := (*impossibleError)(nil); r.sealer != nil && errors.As(err, &forged) {`,
+		New:  `forged := (*impossibleError)(nil); r.sealer == nil && errors.As(err, &forged) {`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "forged padding overlooked",
+		Rule: "issue 5, encryption: bit rot and tampering are told apart, in every byte of a batch",
+		File: "storage/wal/encryption.go",
+		Old:  `	case err == nil && !padded:`,
+		New:  `	case false:`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "page record with wrong zero sectors taken",
+		Rule: "docs/storage-format.md, page records: what was not all zero tells an unfinished write from damage",
+		File: "storage/wal/batch.go",
+		Old:  `			if used != record[4] || h.keyID != 0 &&`,
+		New:  `			if used&^0xFF != 0 || h.keyID != 0 &&`,
+		Test: Test{"./storage/wal", "TestForeignPiecesAreNotAuthentic"},
+	},
+	{
+		Name: "clear files taken beside keys",
+		Rule: "issue 5, encryption: an existing directory is encrypted when told so, and nobody slips a file in",
+		File: "storage/wal/encryption.go",
+		Old:  `func (w *WAL) mayBeClear() bool { return w.opts.Keys == nil || w.opts.EncryptExisting }`,
+		New:  `func (w *WAL) mayBeClear() bool { return true }`,
+		Test: Test{"./storage/wal", "TestKeysThatDoNotFitAreRefusedBeforeAnythingIsWritten"},
+	},
+	{
+		Name: "keys of snapshots not checked before the log is adopted",
+		Rule: "issue 5, encryption: a wrong or missing key is refused before anything is written",
+		File: "storage/wal/encryption.go",
+		Old:  `	if err := snapshot.CheckKeys(w.fs, w.snapshotsDir(), w.snapshotOptions()); err != nil {`,
+		New:  `	if err := error(nil); err != nil {`,
+		Test: Test{"./storage/wal", "TestKeysThatDoNotFitAreRefusedBeforeAnythingIsWritten"},
+	},
+	{
+		Name: "older vote keeps the old key",
+		Rule: "docs/storage-format.md, encryption: a key that KeyUse does not name can be taken off the ring",
+		File: "storage/wal/encryption.go",
+		Old:  `	changed = w.vote.keyID != w.keyID && w.vote.generation > 0`,
+		New:  `	changed = false`,
+		Test: Test{"./storage/wal", "TestVoteFileTakesTheNewKeyAsAWhole"},
+	},
+	{
+		Name: "log fails with the ring",
+		Rule: "storage/wal: a key file that is out of reach for a moment does not stop a server",
+		File: "storage/wal/encryption.go",
+		Old:  `	case w.keyID == 0:`,
+		New:  `	case true:`,
+		Test: Test{"./storage/wal", "TestKeysAreReplacedUnderLoad"},
+	},
+	{
+		Name: "trailer of a snapshot not authenticated",
+		Rule: "storage/snapshot: a file cannot be cut off",
+		File: "storage/snapshot/format.go",
+		Old:  `	if err := s.verifyTrailer(checked); err != nil {`,
+		New:  `	if err := s.verifyTrailer(checked); err != nil && seed == 0 {`,
+		Test: Test{"./storage/snapshot", "TestForgedOrderIsNoticed"},
+	},
+	{
+		Name: "snapshot of another server taken",
+		Rule: "storage/snapshot: an encrypted snapshot belongs to one replica",
+		File: "storage/snapshot/encryption.go",
+		Old:  `	case err == nil && k.owner != 0 && h.owner != k.owner:`,
+		New:  `	case false:`,
+		Test: Test{"./storage/snapshot", "TestForgedOrderIsNoticed"},
+	},
+	{
+		Name: "clear snapshots taken beside keys",
+		Rule: "issue 5, encryption: an existing directory is encrypted when told so, and nobody slips a file in",
+		File: "storage/snapshot/encryption.go",
+		Old:  `mayBeOpen: opts.Keys == nil || opts.EncryptExisting,`,
+		New:  `mayBeOpen: true,`,
+		Test: Test{"./storage/snapshot", "TestSnapshotsInTheClearAreRefusedWithKeys"},
+	},
+	{
+		Name: "key file that others may read",
+		Rule: "storage/keyring: permissions 0600",
+		File: "storage/keyring/file.go",
+		Old:  `mode := info.Mode().Perm(); mode&0o077 != 0 &&`,
+		New:  `mode := info.Mode().Perm(); mode&0o000 != 0 &&`,
+		Test: Test{"./storage/keyring", "TestKeyFileThatOthersMayUseIsRefused"},
+	},
+}
