@@ -198,7 +198,7 @@ func (d *driver) plan() (steps []step) {
 	each("snapshot", whatSnapshot, 1, time.Millisecond, noJoining, "etcd-async")
 	each("entries", whatEntries, 1, time.Millisecond, noJoining, "etcd-async")
 	each("memory", whatIdle, 1, processesTake+idleFor, d.idle)
-	each("memory", whatAway, 1, processesTake+d.shorter(awayFor)*13/12, func(ctx context.Context, lib string) error {
+	each("memory", whatAway, 1, processesTake+d.shorter(d.awayFor)*13/12, func(ctx context.Context, lib string) error {
 		return keep(&d.report.Aways)(d.away(ctx, lib))
 	}, ours)
 	if slices.Contains(d.kinds, "core") && slices.Contains(d.libraries, ours) {

@@ -236,12 +236,16 @@ func (r *Report) memoryGoals() []goal {
 			idle.measured = fmt.Sprintf("leader: %s resident, %s Go heap, %d goroutines", mebibytes(x.Resident), mebibytes(int64(x.Heap)), x.Goroutines)
 		}
 	}
-	away := goal{what: "memory of a node with one follower away under load", want: "stated, bounded"}
+	away := goal{what: "memory of a node with one follower away for 10 minutes under load", want: "stated, bounded"}
 	for _, x := range r.Aways {
 		if x.Library == ours && len(x.Memory) > 0 {
 			last := x.Memory[len(x.Memory)-1]
-			away.measured = fmt.Sprintf("%s resident, %s Go heap after %s; second half of the time over the first: %.2f", mebibytes(last.Resident),
-				mebibytes(int64(last.Heap)), duration(float64(last.At)), x.growth())
+			short := ""
+			if last.At < awayGoal-awayGoal/100 {
+				short = " only (-away 10m takes longer)"
+			}
+			away.measured = fmt.Sprintf("%s resident, %s Go heap after %s%s; second half of the time over the first: %.2f", mebibytes(last.Resident),
+				mebibytes(int64(last.Heap)), duration(float64(last.At)), short, x.growth())
 			away.met = x.growth() <= maxGrowth
 		}
 	}

@@ -52,6 +52,7 @@ type options struct {
 	trials    int
 	scale     float64
 	limit     time.Duration
+	awayFor   time.Duration
 	dir       string
 	out       string
 	profiles  string
@@ -88,6 +89,8 @@ func parseFlags(args []string) (options, error) {
 	f.IntVar(&o.trials, "trials", 0, "fail-overs of each kind and library (default: 3; 20 and 5 of this library)")
 	f.Float64Var(&o.scale, "scale", 1,
 		"shorten everything: times, logs, snapshots, numbers of trials. To try the program; the figures are not comparable")
+	f.DurationVar(&o.awayFor, "away", time.Minute,
+		"how long a follower is away while the leader's memory is measured; the goal speaks of 10m")
 	f.DurationVar(&o.limit, "limit", 0,
 		"begin no measurement after so long; what is left is reported as not measured (default: 30m; -quick: 0, none)")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "where the data goes, in a directory of its own; it must be on a disk")

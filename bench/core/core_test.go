@@ -5,6 +5,7 @@ package core
 import (
 	"io"
 	"log"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,18 +76,16 @@ const now = time.Second // it stands still: nothing times out
 
 type steadyTrio struct {
 	cores      []*raft.Core
-	numbers    map[raft.NodeID]int
 	wire, next []raft.Message
 	batch      []raft.Entry
 	applied    [3]int
 }
 
 func startSteady(t testing.TB) trio {
-	s := &steadyTrio{numbers: map[raft.NodeID]int{}}
+	s := &steadyTrio{}
 	conf := raft.Configuration{ClusterID: "bench"}
-	for i, id := range []raft.NodeID{"a", "b", "c"} {
+	for _, id := range []raft.NodeID{"a", "b", "c"} {
 		conf.Servers = append(conf.Servers, raft.Server{ID: id, Address: string(id)})
-		s.numbers[id] = i
 	}
 	for i, server := range conf.Servers {
 		storage := memory.New()
@@ -104,9 +103,10 @@ func startSteady(t testing.TB) trio {
 }
 
 func (s *steadyTrio) propose(b *testing.B, commands int) {
-	s.batch = s.batch[:0]
-	for range commands {
-		s.batch = append(s.batch, raft.NewCommand(payload))
+	if commands == 1 {
+		s.batch = append(s.batch[:0], raft.NewCommand(payload))
+	} else {
+		s.batch = raft.NewCommands(slices.Repeat([][]byte{payload}, commands))
 	}
 	if _, n, err := s.cores[0].Propose(now, s.batch); n != commands {
 		b.Fatalf("%d of %d proposed: %v", n, commands, err)
@@ -138,7 +138,7 @@ func (s *steadyTrio) settle(*testing.B) int {
 		s.wire, s.next = s.next[:0], s.wire
 		for i := range s.next {
 			again = true
-			s.cores[s.numbers[s.next[i].To]].Step(now, s.next[i])
+			s.cores[s.next[i].To[0]-'a'].Step(now, s.next[i])
 		}
 		clear(s.next)
 	}
