@@ -93,22 +93,17 @@ func (c *cli) composeUp(p *compose.Project, in *invocation) error {
 	if err := in.exactly(0, "no arguments"); err != nil {
 		return err
 	}
-	for _, spec := range p.Services {
-		if len(spec.Task.Command) == 0 {
-			return fmt.Errorf("service %s has an image (%s) and no command: there is no container runtime yet; give it a `command:`", spec.Name, spec.Task.Image)
-		}
-	}
 	client, err := c.client()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	ids, err := deploy(c.ctx, client, p, func(name, what string) { c.printf("Service %s  %s\n", name, what) })
+	services, err := deploy(c.ctx, client, p, func(name, what string) { c.printf("Service %s  %s\n", name, what) })
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
-		if err := c.converge(client, id); err != nil {
+	for _, d := range services {
+		if err := c.converge(client, d.id, d.version); err != nil {
 			return err
 		}
 	}
@@ -119,71 +114,140 @@ func (c *cli) composeUp(p *compose.Project, in *invocation) error {
 		return err
 	}
 	for _, sv := range projectServices(v.State, p.Name) {
-		if !slices.Contains(ids, sv.ID) {
+		if !slices.ContainsFunc(services, func(d deployed) bool { return d.id == sv.ID }) {
 			fmt.Fprintf(c.errOut, "Service %s belongs to this project and is not in the file any more; `service rm %s` removes it.\n", sv.Spec.Name, sv.Spec.Name)
 		}
 	}
 	return nil
 }
 
-// deploy makes the cluster's services those of the project, dependencies first, and returns their IDs. A service that others wait for
-// has to serve before they are created.
-func deploy(ctx context.Context, client *api.Client, p *compose.Project, say func(name, what string)) (ids []cluster.ServiceID, err error) {
-	waitedFor := map[string]bool{}
-	for _, spec := range p.Services {
-		for _, name := range spec.DependsOn {
-			waitedFor[name] = true
-		}
-	}
+// deployed is a service that is as the project says.
+type deployed struct {
+	id      cluster.ServiceID
+	version uint64
+}
+
+// deploy makes the cluster's services those of the project, dependencies first. A service is created when those that it depends on have
+// come as far as it wants.
+func deploy(ctx context.Context, client *api.Client, p *compose.Project, say func(name, what string)) (services []deployed, err error) {
+	ids := map[string]cluster.ServiceID{}
 	for _, spec := range inOrder(p.Services) {
-		id, what, err := deployOne(ctx, client, spec)
+		for _, w := range p.Waits[spec.Name] {
+			if err := awaitCondition(ctx, client, ids[w.For], w); err != nil {
+				return nil, fmt.Errorf("service %s waits for service %s: %w", spec.Name, w.For, err)
+			}
+		}
+		d, what, err := deployOne(ctx, client, spec)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", spec.Name, err)
 		}
 		say(spec.Name, what)
-		ids = append(ids, id)
-		if !waitedFor[spec.Name] {
-			continue
-		}
-		err = await(ctx, client, convergeTimeout, func(v api.View) bool {
-			return v.State.Services[id] == nil || serving(v.State, id) >= spec.Replicas
-		})
-		if err != nil {
-			return nil, fmt.Errorf("service %s, which others wait for, does not serve: %w", spec.Name, err)
-		}
+		services = append(services, d)
+		ids[spec.Name] = d.id
 	}
-	return ids, nil
+	return services, nil
 }
 
-func deployOne(ctx context.Context, client *api.Client, spec cluster.ServiceSpec) (id cluster.ServiceID, what string, err error) {
+// awaitCondition waits until a service has come as far as another one wants. Only a service that is to complete may take as long as it
+// likes; what cannot come any more is an error at once.
+func awaitCondition(ctx context.Context, client *api.Client, id cluster.ServiceID, w compose.Wait) (err error) {
+	began := time.Now()
+	for {
+		looking, cancel := context.WithTimeout(ctx, patience)
+		v, err := client.State(looking)
+		cancel()
+		if err != nil {
+			return err
+		}
+		sv := v.State.Services[id]
+		if sv == nil || sv.Removing {
+			return errors.New("it has been removed")
+		}
+		met, err := isMet(v.State, sv, w.Condition)
+		switch limit := patienceWith(sv); {
+		case met || err != nil:
+			return err
+		case w.Condition != compose.Completed && time.Since(began) > limit:
+			l := lookAt(v.State, id)
+			return fmt.Errorf("it is not %s after %v: %s; %s", conditionNames[w.Condition], limit, l.sum, l.problem)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lookInterval):
+		}
+	}
+}
+
+var conditionNames = map[compose.Condition]string{
+	compose.Started: "started", compose.Healthy: "healthy", compose.Completed: "completed",
+}
+
+// isMet says whether all slots of a service are as far as a condition wants, or that one will never be.
+func isMet(s *cluster.State, sv *cluster.Service, condition compose.Condition) (bool, error) {
+	newest := make([]*cluster.Task, sv.Spec.Replicas)
+	for _, t := range s.TasksOf(sv.ID) {
+		if t.Slot <= sv.Spec.Replicas && t.SpecVersion == sv.Version {
+			newest[t.Slot-1] = t
+		}
+	}
+	met := true
+	for _, t := range newest {
+		if t == nil {
+			met = false
+			continue
+		}
+		started := t.State == cluster.TaskRunning || t.Attempts > 0
+		switch {
+		case t.State == cluster.TaskComplete: // good for all of them
+		case t.State == cluster.TaskFailed && condition != compose.Started:
+			return false, fmt.Errorf("%s has failed: %s", onNode(t), t.Error)
+		case t.State == cluster.TaskFailed:
+		case condition == compose.Started:
+			met = met && started
+		case condition == compose.Healthy:
+			met = met && t.Serving()
+		default:
+			met = false
+		}
+	}
+	return met, nil
+}
+
+func deployOne(ctx context.Context, client *api.Client, spec cluster.ServiceSpec) (d deployed, what string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	v, err := client.State(ctx)
 	if err != nil {
-		return "", "", err
+		return d, "", err
 	}
 	old := v.State.ServiceByName(spec.Name)
 	if old == nil {
 		result, err := client.Do(ctx, cluster.CreateService{Spec: spec})
-		return result.Service, "Created", err
+		return deployed{result.Service, result.Version}, "Created", err
 	}
 	if old.Spec.Labels[compose.ProjectLabel] != spec.Labels[compose.ProjectLabel] {
-		return "", "", errors.New("a service of this name exists and does not belong to this project; choose another project name with `name:`")
+		return d, "", errors.New("a service of this name exists and does not belong to this project; choose another project name with `name:`")
 	}
-	what = "Running"
+	d, what = deployed{old.ID, old.Version}, "Running"
+	spec.Task.ForceUpdate = old.Spec.Task.ForceUpdate
+	if a := old.Spec.Autoscale; a != nil { // the file says with how many it begins
+		spec.Autoscale, spec.Replicas = a, old.Spec.Replicas
+	}
 	if !sameSpec(old.Spec, spec) {
-		if _, err := client.Do(ctx, cluster.UpdateService{Service: old.ID, Spec: spec}); err != nil {
-			return "", "", err
+		result, err := client.Do(ctx, cluster.UpdateService{Service: old.ID, Spec: spec})
+		if err != nil {
+			return d, "", err
 		}
-		what = "Updated"
+		d.version, what = result.Version, "Updated"
 	}
 	if old.Stopped {
 		if _, err := client.Do(ctx, cluster.StartService{Service: old.ID}); err != nil {
-			return "", "", err
+			return d, "", err
 		}
 		what = "Started"
 	}
-	return old.ID, what, nil
+	return d, what, nil
 }
 
 // sameSpec compares what is sent, so that an empty list and none are the same.
@@ -306,7 +370,7 @@ func (c *cli) composeStart(p *compose.Project, in *invocation) error {
 			return err
 		}
 		c.printf("Service %s  Started\n", sv.Spec.Name)
-		return c.converge(client, sv.ID)
+		return c.converge(client, sv.ID, 0)
 	})
 }
 

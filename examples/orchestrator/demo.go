@@ -24,14 +24,14 @@ import (
 	"github.com/steadyraft/raft/examples/orchestrator/compose"
 	"github.com/steadyraft/raft/examples/orchestrator/manager"
 	"github.com/steadyraft/raft/examples/orchestrator/pki"
-	"github.com/steadyraft/raft/examples/orchestrator/runtime/process"
+	"github.com/steadyraft/raft/examples/orchestrator/runtime/docker"
 )
 
 //go:embed demo.yaml
 var demoFile []byte
 
 const (
-	demoTimeout = 55 * time.Second // of the whole demo, without the cleaning up
+	demoTimeout = 90 * time.Second // of the whole demo, without the cleaning up
 	stepTimeout = 20 * time.Second
 	firstPort   = 8080                 // to publish, if it is free; the managers' own follow
 	quickLook   = 5 * time.Millisecond // how often it looks where a time is measured
@@ -44,6 +44,11 @@ func demoCommand() command {
 		name: "demo", summary: "Show it all with three managers on this machine: failover, self-healing, a port that always answers",
 		flags: func(_ *cli, fs *flag.FlagSet) {
 			fs.BoolVar(&d.oneAddress, "one-address", goruntime.GOOS != "linux", "run all managers on 127.0.0.1 instead of 127.0.0.11 to .13")
+			fs.Func("runtime", "what the tasks are: process (default), or docker for containers of this machine's Docker Engine", func(s string) error {
+				d.runtime = manager.RuntimeKind(s)
+				return nil
+			})
+			fs.StringVar(&d.dockerHost, "docker-host", "", "where the Docker Engine listens; default: $DOCKER_HOST, or "+docker.DefaultHost)
 			fs.BoolVar(&d.keep, "keep", false, "leave the cluster running at the end, until Ctrl-C")
 		},
 		run: func(c *cli, in *invocation) error {
@@ -59,10 +64,15 @@ func demoCommand() command {
 // the managers watch their standard input, which is a pipe from here.
 type demo struct {
 	oneAddress, keep bool
+	runtime          manager.RuntimeKind
+	dockerHost       string
+	image            string            // of the containers; empty if there are none
+	imageLabels      map[string]string // for tests
 
 	screen   *screen
 	dir      string
 	program  string
+	settings manager.Settings // of all managers, but for who each is
 	members  []api.Member
 	managers map[cluster.NodeID]*demoManager
 	creds    *pki.Credentials
@@ -85,7 +95,7 @@ type demoManager struct {
 }
 
 func (d *demo) run(c *cli) (err error) {
-	ctx, cancel := context.WithTimeoutCause(c.ctx, demoTimeout, fmt.Errorf("the demo did not end within %v", demoTimeout))
+	ctx, cancel := context.WithTimeoutCause(c.ctx, d.patience(demoTimeout), fmt.Errorf("the demo did not end within %v", d.patience(demoTimeout)))
 	defer cancel()
 	d.screen = newScreen(c.out)
 	defer func() {
@@ -103,7 +113,7 @@ func (d *demo) run(c *cli) (err error) {
 	}()
 
 	for _, step := range []func(context.Context) error{
-		d.start, d.deploy, d.killLeader, d.bringBack, d.crash, d.changeLeader, d.scale,
+		d.start, d.deploy, d.killLeader, d.bringBack, d.crash, d.changeLeader, d.scale, d.update, d.autoscale, d.events,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -135,8 +145,12 @@ func (d *demo) start(ctx context.Context) (err error) {
 	if d.members, d.port, err = choosePorts(hosts, firstPort); err != nil {
 		return err
 	}
+	d.settings.Cluster = "demo-" + randomName() // several demos may share an engine
+	if err := d.prepareRuntime(ctx); err != nil {
+		return err
+	}
 	d.screen.step("A cluster of one, and two managers that join it with a token; each is a process with its own certificate, log and containers")
-	ca, err := pki.NewCA("demo")
+	ca, err := pki.NewCA(d.settings.Cluster)
 	if err != nil {
 		return err
 	}
@@ -147,7 +161,8 @@ func (d *demo) start(ctx context.Context) (err error) {
 		addresses = append(addresses, member.API)
 	}
 	first := d.managers["m1"]
-	settings := manager.Settings{Cluster: "demo", Node: first.ID, Host: first.host, Members: d.members[:1]}
+	settings := d.settings
+	settings.Node, settings.Host, settings.Members = first.ID, first.host, d.members[:1]
 	if err := manager.Found(ctx, first.dir, settings, ca); err != nil {
 		return err
 	}
@@ -164,8 +179,9 @@ func (d *demo) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.measure("first leader after the start", time.Since(began), 0)
+	d.measure("first leader after the start", time.Since(began), 0, 0)
 	d.screen.say("ok", "%s leads in term %d, %s after the start", first.ID, term, seconds(time.Since(began)))
+	d.sayPage(ctx, first)
 
 	token := pki.NewToken(ca.Certificate())
 	if _, err := d.client.Do(ctx, cluster.SetToken{Role: cluster.RoleManager, SecretHash: pki.SecretHash(token.Secret)}); err != nil {
@@ -196,7 +212,11 @@ func (d *demo) join(ctx context.Context, m *demoManager, token pki.Token, addres
 	}
 	defer os.Remove(tokenFile)
 	began := time.Now()
-	err := d.launch(m, "join", "--token-file", tokenFile, "--name", string(m.ID), "--host", m.host, "--api-port", apiPort, "--raft-port", raftPort, address)
+	command := []string{"join", "--token-file", tokenFile, "--name", string(m.ID), "--host", m.host, "--api-port", apiPort, "--raft-port", raftPort, address}
+	if d.runtime != "" {
+		command = append(command, "--runtime", string(d.runtime), "--docker-host", d.settings.DockerHost)
+	}
+	err := d.launch(m, command...)
 	if err != nil {
 		return err
 	}
@@ -208,7 +228,7 @@ func (d *demo) join(ctx context.Context, m *demoManager, token pki.Token, addres
 	}); err != nil {
 		return err
 	}
-	d.measure(string(m.ID)+" joins as a manager", time.Since(began), 700*time.Millisecond)
+	d.measure(string(m.ID)+" joins as a manager", time.Since(began), 700*time.Millisecond, 700*time.Millisecond)
 	d.screen.say("ok", "%s has a certificate, the log and a vote, and its node is ready, %s after the start", m.ID, seconds(time.Since(began)))
 	return nil
 }
@@ -343,24 +363,28 @@ func (d *demo) awaitLeader(ctx context.Context, not cluster.NodeID) (cluster.Nod
 // deploy creates the service of the Compose file.
 func (d *demo) deploy(ctx context.Context) error {
 	d.screen.step("A service with three replicas and a published port, from a Compose file")
-	for line := range strings.Lines(string(demoFile)) {
+	file := demoFile
+	if d.image != "" {
+		file = demoDockerFile
+	}
+	for line := range strings.Lines(string(file)) {
 		d.screen.say("", "  %s", strings.TrimRight(line, "\n"))
 	}
-	project, err := compose.Parse(ctx, "demo.yaml", demoFile, map[string]string{"ORCHESTRATOR": d.program, "PORT": strconv.Itoa(d.port)})
+	project, err := compose.Parse(ctx, "demo.yaml", file, map[string]string{"ORCHESTRATOR": d.program, "IMAGE": d.image, "PORT": strconv.Itoa(d.port)})
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	ids, err := deploy(ctx, d.client, project, func(string, string) {})
+	services, err := deploy(ctx, d.client, project, func(string, string) {})
 	if err != nil {
 		return err
 	}
-	d.service = ids[0]
+	d.service = services[0].id
 	v, err := d.awaitServing(ctx, 3, nil)
 	if err != nil {
 		return err
 	}
-	d.measure("3/3 running after create", time.Since(began), time.Second)
+	d.measure("3/3 running after create", time.Since(began), d.forTasks(time.Second), 5100*time.Millisecond)
 	d.screen.say("ok", "3/3 run, %s after create: %s", seconds(time.Since(began)), d.places(v))
 	d.prober = startProber(d.port)
 	d.setTargets()
@@ -371,7 +395,7 @@ func (d *demo) deploy(ctx context.Context) error {
 
 // awaitServing waits until n tasks serve, none of them on a node that is down, and good agrees.
 func (d *demo) awaitServing(ctx context.Context, n int, good func(api.View) bool) (last api.View, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, stepTimeout, fmt.Errorf("the service did not get to %d/%d within %v", n, n, stepTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, d.patience(stepTimeout), fmt.Errorf("the service did not get to %d/%d within %v", n, n, d.patience(stepTimeout)))
 	defer cancel()
 	for {
 		v, err := d.client.State(ctx)
@@ -437,15 +461,15 @@ func (d *demo) killLeader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.measure("leader killed → new leader schedules", time.Since(began), 300*time.Millisecond)
+	d.measure("leader killed → new leader schedules", time.Since(began), 300*time.Millisecond, 16*time.Second)
 	d.screen.say("ok", "%s leads term %d, %s after the kill", leader, term, seconds(time.Since(began)))
-	d.screen.say("", "Its container (%s) has a shim and lives on, but nobody can vouch for it: the node gets its full grace period.", strings.Join(onIt, ", "))
+	d.screen.say("", "Its container (%s) lives on, but nobody can vouch for it: the node gets its full grace period.", strings.Join(onIt, ", "))
 
 	down := false
 	v, err = d.awaitServing(ctx, 3, func(v api.View) bool {
 		if n := v.State.Nodes[killed.ID]; !down && n != nil && n.Status == cluster.NodeDown {
 			down = true
-			d.measure("node lost → marked down", time.Since(began), 4*time.Second)
+			d.measure("node lost → marked down", time.Since(began), 4*time.Second, 45*time.Second)
 			d.screen.say("ok", "%s is marked down, %s after the kill; its replica is replaced", killed.ID, seconds(time.Since(began)))
 		}
 		return down
@@ -453,7 +477,7 @@ func (d *demo) killLeader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.measure("node lost → 3/3 on the survivors", time.Since(began), 5*time.Second)
+	d.measure("node lost → 3/3 on the survivors", time.Since(began), 5*time.Second, 52*time.Second)
 	d.screen.say("ok", "3/3 run again, %s after the kill: %s", seconds(time.Since(began)), d.places(v))
 	return d.pauseToRead(ctx)
 }
@@ -473,7 +497,7 @@ func (d *demo) bringBack(ctx context.Context) error {
 		return errors.New("no manager is gone that could come back")
 	}
 	d.screen.step(fmt.Sprintf("%s comes back", gone.ID))
-	orphans, err := running(ctx, gone)
+	orphans, err := d.running(ctx, gone)
 	if err != nil {
 		return err
 	}
@@ -485,7 +509,7 @@ func (d *demo) bringBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.measure("manager back in the cluster", time.Since(began), 700*time.Millisecond)
+	d.measure("manager back in the cluster", time.Since(began), 700*time.Millisecond, 0)
 	d.screen.say("ok", "%s is a ready node again after %s; its log and its certificate were on disk", gone.ID, seconds(time.Since(began)))
 	d.setTargets()
 	for len(orphans) > 0 {
@@ -494,7 +518,7 @@ func (d *demo) bringBack(ctx context.Context) error {
 			return fmt.Errorf("%s has not stopped the containers that were replaced: %v", gone.ID, orphans)
 		case <-time.After(lookInterval):
 		}
-		now, err := running(ctx, gone)
+		now, err := d.running(ctx, gone)
 		if err != nil {
 			return err
 		}
@@ -514,21 +538,6 @@ func (d *demo) bringBack(ctx context.Context) error {
 	return nil
 }
 
-// runningIn returns the processes of the containers that run under a manager's directory.
-func running(ctx context.Context, m *demoManager) (pids []int, err error) {
-	tasks, err := process.New(manager.TasksDirectory(m.dir), "")
-	if err != nil {
-		return nil, err
-	}
-	instances, err := tasks.Adopt(ctx)
-	for _, i := range instances {
-		if i.Running {
-			pids = append(pids, i.PID)
-		}
-	}
-	return pids, err
-}
-
 // crash kills one container.
 func (d *demo) crash(ctx context.Context) error {
 	v, err := d.client.State(ctx)
@@ -544,13 +553,19 @@ func (d *demo) crash(ctx context.Context) error {
 	if victim == nil || len(victim.Endpoints) == 0 {
 		return errors.New("no container serves that could crash")
 	}
-	pid, err := whoIs(ctx, victim.Endpoints[0].Address)
-	if err != nil {
-		return err
+	kill := func() error { return d.killContainer(ctx, victim) }
+	what := fmt.Sprintf("kill -9 of a container: %s on %s", victim.Name(), victim.Node)
+	if d.image == "" { // its process is one of this machine
+		pid, err := whoIs(ctx, victim.Endpoints[0].Address)
+		if err != nil {
+			return err
+		}
+		kill = func() error { return syscall.Kill(pid, syscall.SIGKILL) }
+		what += fmt.Sprintf(" (pid %d)", pid)
 	}
-	d.screen.step(fmt.Sprintf("kill -9 of a container: %s on %s (pid %d)", victim.Name(), victim.Node, pid))
+	d.screen.step(what)
 	began := time.Now()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := kill(); err != nil {
 		return err
 	}
 	_, err = d.awaitServing(ctx, 3, func(v api.View) bool {
@@ -560,7 +575,7 @@ func (d *demo) crash(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.measure("container crashed → 3/3 again", time.Since(began), time.Second)
+	d.measure("container crashed → 3/3 again", time.Since(began), d.forTasks(time.Second), 0)
 	d.screen.say("ok", "its node has started it again from its definition; 3/3 after %s, the first back-off of 0.1 s included", seconds(time.Since(began)))
 	return d.pauseToRead(ctx)
 }
@@ -597,7 +612,7 @@ func (d *demo) changeLeader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.measure("leader change by command", time.Since(began), 0)
+	d.measure("leader change by command", time.Since(began), 0, 0)
 	d.screen.say("ok", "%s has handed over to %s (term %d) in %s", answer.From, leader, term, seconds(time.Since(began)))
 	return d.awaitReady(ctx)
 }
@@ -613,7 +628,7 @@ func (d *demo) scale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.measure("6/6 running after scale", time.Since(began), time.Second)
+	d.measure("6/6 running after scale", time.Since(began), d.forTasks(time.Second), 0)
 	perNode := map[cluster.NodeID]int{}
 	for _, t := range v.State.TasksOf(d.service) {
 		if t.Serving() {
@@ -696,8 +711,25 @@ func (d *demo) summary() error {
 	return nil
 }
 
-func (d *demo) measure(what string, took, target time.Duration) {
-	d.measured = append(d.measured, measurement{what, took, target})
+// patience is how long to wait for what takes so long with processes: an engine on a busy machine takes seconds to start a container.
+func (d *demo) patience(processes time.Duration) time.Duration {
+	if d.runtime == manager.RuntimeDocker {
+		return 2 * processes
+	}
+	return processes
+}
+
+// forTasks is a promise about the start of tasks: for processes, because how long an engine takes for a container is not in our hands.
+func (d *demo) forTasks(target time.Duration) time.Duration {
+	if d.image != "" {
+		return 0
+	}
+	return target
+}
+
+// measure notes what took how long, what was promised for processes, and what Swarm takes; 0: nothing is known.
+func (d *demo) measure(what string, took, target, swarm time.Duration) {
+	d.measured = append(d.measured, measurement{what, took, target, swarm})
 }
 
 // showLogs prints the end of each manager's log.
@@ -736,24 +768,11 @@ func (d *demo) cleanUp() error {
 		if m.cmd != nil {
 			<-m.ended // what it has started until now is found below
 		}
-		errs = append(errs, stopAll(ctx, manager.TasksDirectory(m.dir)))
+		errs = append(errs, d.stopAll(ctx, m))
 	}
+	errs = append(errs, d.removeImage(ctx))
 	if d.dir != "" {
 		errs = append(errs, os.RemoveAll(d.dir))
-	}
-	return errors.Join(errs...)
-}
-
-// stopAll ends all containers of a node whose manager does not run.
-func stopAll(ctx context.Context, dir string) error {
-	tasks, err := process.New(dir, "")
-	if err != nil {
-		return err
-	}
-	instances, err := tasks.Adopt(ctx)
-	errs := []error{err}
-	for _, i := range instances {
-		errs = append(errs, tasks.Stop(ctx, i.Spec.ID, 0))
 	}
 	return errors.Join(errs...)
 }

@@ -166,7 +166,7 @@ func TestClusterSurvivesItsLeader(t *testing.T) {
 	require.NoError(t, d.launch(d.managers[killed]))
 	require.NoError(t, awaitNodes(t.Context(), client, 3))
 	awaitTrue(t, "nothing runs there", func() bool {
-		left, err := running(t.Context(), d.managers[killed])
+		left, err := d.running(t.Context(), d.managers[killed])
 		return err == nil && len(left) == 0
 	})
 	require.Contains(t, must(t, data, "compose", "down", "-f", file), "Removed")
@@ -219,7 +219,7 @@ func awaitNodes(ctx context.Context, client *api.Client, ready int) error {
 // The demo is what people try first, so it is tried here, where only one address is sure to exist.
 func TestDemo(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes 15 seconds")
+		t.Skip("takes 25 seconds")
 	}
 	t.Parallel()
 	var out, errOut bytes.Buffer
@@ -227,7 +227,7 @@ func TestDemo(t *testing.T) {
 	require.Zero(t, code, "%s\n%s", out.String(), errOut.String())
 	for _, text := range []string{
 		"leads in term", "m3 joins as a manager", "3/3 run,", "leads term", "is marked down", "3/3 run again", "is a ready node again",
-		"its node has started it again", "has handed over", "Summary", "0 failed",
+		"its node has started it again", "has handed over", "version 2 serves in all 6 slots", "update completed", "Summary", "SWARM", "0 failed",
 	} {
 		require.Contains(t, out.String(), text)
 	}
@@ -274,7 +274,9 @@ func TestErrorsSayWhatToDoNext(t *testing.T) {
 		{"no manager there", []string{"--data", t.TempDir(), "service", "ls"}, exitRefused, "start one with `orchestrator up`"},
 		{"no name", []string{data, "service", "create", "--", "sleep", "1"}, exitUsage, "--name: required"},
 		{"no command to run", []string{data, "service", "create", "--name", "a"}, exitUsage, "neither an image nor a command"},
-		{"an image", []string{data, "service", "create", "--name", "a", "--image", "nginx"}, exitUsage, "no container runtime yet"},
+		{"an image, where processes run", []string{data, "service", "create", "nginx:latest"}, exitRefused, "nginx:latest needs a node with `--runtime docker`"},
+		{"two images", []string{data, "service", "create", "--image", "nginx", "redis"}, exitUsage, "want one image"},
+		{"a command without --", []string{data, "service", "create", "--name", "a", "sleep", "1"}, exitUsage, "comes behind --"},
 		{"bad port", []string{data, "service", "create", "--name", "a", "--publish", "80", "--", "sleep", "1"}, exitUsage, "want published=8080,target=80"},
 		{"name in use", []string{data, "service", "create", "--name", "web", "--", "sleep", "1"}, exitRefused, `service "web" exists already`},
 		{"published port of another service", []string{data, "service", "create", "--name", "a", "-p", fmt.Sprintf("%d:80", d.port), "--", "sleep", "1"},
@@ -287,7 +289,12 @@ func TestErrorsSayWhatToDoNext(t *testing.T) {
 		{"attached", []string{data, "compose", "up", "-f", writeCompose(t, webFile, "a", 1)}, exitUsage, "add -d"},
 		{"unsupported key", []string{data, "compose", "up", "-d", "-f", writeCompose(t, "services: {web: {command: a, privileged: true}}")},
 			exitRefused, "services.web.privileged: not supported"},
-		{"image only", []string{data, "compose", "up", "-d", "-f", writeCompose(t, "services: {web: {image: nginx}}")}, exitRefused, "give it a `command:`"},
+		{"image only", []string{data, "compose", "up", "-d", "-f", writeCompose(t, "services: {web: {image: nginx}}")}, exitRefused, "its nodes refuse to run it"},
+		{"odd runtime", []string{"--data", t.TempDir(), "init", "--runtime", "podman"}, exitRefused, "want process or docker"},
+		{"docker host without docker", []string{"--data", t.TempDir(), "init", "--docker-host", "unix:///x"}, exitRefused, "of no use without the docker runtime"},
+		{"no engine", []string{"--data", t.TempDir(), "init", "--runtime=docker", "--docker-host", "unix:///nowhere.sock"}, exitRefused, "use --runtime process"},
+		{"odd partition", []string{"--data", t.TempDir(), "init", "--on-partition", "panic"}, exitUsage, "want keep or stop"},
+		{"another runtime", []string{data, "up", "--runtime", "docker"}, exitRefused, "--runtime is process there, not docker"},
 		{"used data directory", []string{data, "up", "--name", "m7"}, exitRefused, "--name is m1 there, not m7"},
 		{"running already", []string{data, "up"}, exitRefused, "in use by another process"},
 		{"port in use", []string{"--data", t.TempDir(), "up", "--api-port", heldPort}, exitRefused, "in use by another process"},

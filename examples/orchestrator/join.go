@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/steadyraft/raft/examples/orchestrator/api"
@@ -25,6 +24,7 @@ func joinCommands() []command {
 			name: "join", args: "MANAGER-ADDRESS...", summary: "Join a cluster with a token, and run the node in the foreground",
 			flags: func(_ *cli, fs *flag.FlagSet) {
 				join.define(fs, "")
+				fs.BoolVar(&join.standby, "standby", false, "a manager without a vote, which gets that of one that is lost")
 				fs.StringVar(&token, "token", "", "join token; it says whether the node is a worker or a manager")
 				fs.StringVar(&tokenFile, "token-file", "", "file that holds the join token, instead of --token: command lines can be read by every user of the machine")
 			},
@@ -61,11 +61,21 @@ func (c *cli) join(in *invocation, f nodeFlags, text, file string) error {
 	if err != nil {
 		return usagef("join: %v", err)
 	}
+	if settings, lapsed, err := manager.Lapsed(c.data, nil); err == nil && lapsed != nil && settings.Role == cluster.RoleWorker {
+		return c.comeBack(in, f, token, settings, lapsed)
+	}
 	if err := manager.CheckUnused(c.data); err != nil {
 		return err
 	}
 	if f.name == "" {
 		f.name = "n-" + randomName()
+	}
+	if _, err := f.stopWhenCutOff(); err != nil {
+		return err
+	}
+	var settings manager.Settings
+	if err := c.setRuntime(f, &settings); err != nil { // before the managers count on this node
+		return err
 	}
 	request, key, err := pki.NewRequest()
 	if err != nil {
@@ -81,10 +91,8 @@ func (c *cli) join(in *invocation, f nodeFlags, text, file string) error {
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	settings := manager.Settings{
-		Cluster: answer.Cluster, Node: cluster.NodeID(f.name), Role: answer.Role, Host: f.host,
-		Members: slices.DeleteFunc(answer.Managers, func(m api.Member) bool { return m.API == "" }), // one that has not said yet where it is
-	}
+	settings.Cluster, settings.Node, settings.Role, settings.Host = answer.Cluster, cluster.NodeID(f.name), answer.Role, f.host
+	settings.Members = answer.Managers
 	var ca *pki.CA
 	if answer.Role == cluster.RoleManager {
 		if ca, err = pki.ParseCA(answer.CA, answer.CAKey); err != nil {
@@ -95,7 +103,42 @@ func (c *cli) join(in *invocation, f nodeFlags, text, file string) error {
 	if err := manager.Join(c.data, settings, credentials, ca); err != nil {
 		return err
 	}
+	if f.standby && settings.Role != cluster.RoleManager {
+		fmt.Fprintf(c.errOut, "--standby is for managers, and the token has made this node a %s.\n", settings.Role)
+	}
 	c.printf("Node %s has been let into cluster %s as a %s.\n", settings.Node, settings.Cluster, settings.Role)
+	return c.runNode(settings, f, nil)
+}
+
+// comeBack gets another certificate for a worker whose own one has expired, under its name, and runs it.
+func (c *cli) comeBack(in *invocation, f nodeFlags, token pki.Token, settings manager.Settings, lapsed *pki.Lapsed) error {
+	if err := f.fits(in.set, c.data, settings); err != nil {
+		return err
+	}
+	request, key, err := pki.NewRequest()
+	if err != nil {
+		return err
+	}
+	former, err := lapsed.Prove(request)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, patience)
+	defer cancel()
+	back := api.JoinRequest{Node: settings.Node, Request: request, Host: settings.Host, Former: former}
+	answer, err := api.Join(ctx, token, back, in.words...)
+	if err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	credentials, err := token.Credentials(answer.CA, answer.Certificate, key, nil)
+	if err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	if err := manager.ComeBack(c.data, credentials); err != nil {
+		return err
+	}
+	c.printf("Node %s is back in cluster %s: its certificate had expired at %s.\n",
+		settings.Node, settings.Cluster, lapsed.ExpiredAt.Format(time.RFC3339))
 	return c.runNode(settings, f, nil)
 }
 

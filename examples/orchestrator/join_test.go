@@ -168,7 +168,7 @@ func TestClusterGrowsAndShrinks(t *testing.T) {
 		{"remove nobody", []string{data, "node", "rm"}, exitUsage, "at least one node"},
 		{"remove a stranger", []string{data, "node", "rm", "w7"}, exitRefused, `no node "w7"`},
 		{"inspect a stranger", []string{data, "node", "inspect", "w7"}, exitRefused, "node ls` shows"},
-		{"odd availability", []string{data, "node", "update", "--availability=off", "w1"}, exitRefused, "want active, pause or drain"},
+		{"odd availability", []string{data, "node", "update", "--availability=off", "w1"}, exitUsage, "want active, pause or drain"},
 		{"no availability", []string{data, "node", "update", "w1"}, exitUsage, "--availability"},
 		{"a second token", []string{data, "token"}, exitRefused, "rotate it to get a new one"},
 		{"odd role", []string{data, "token", "--role", "king"}, exitUsage, "worker or manager"},
@@ -195,7 +195,7 @@ func TestClusterGrowsAndShrinks(t *testing.T) {
 	placeOnWorker(4, 6)
 	require.Contains(t, must(t, "--data", w1.dir, "leave"), "w1 has left")
 	<-w1.ended
-	left, err := running(t.Context(), w1)
+	left, err := d.running(t.Context(), w1)
 	require.NoError(t, err)
 	require.Empty(t, left)
 	awaitTrue(t, "six tasks on the managers", func() bool {

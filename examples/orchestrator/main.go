@@ -112,7 +112,7 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 
 func commands() []command {
 	return slices.Concat(
-		[]command{demoCommand(), initCommand(), upCommand()}, joinCommands(), serviceCommands(), composeCommands(), nodeCommands(), leaderCommands(), []command{statusCommand()},
+		[]command{demoCommand(), initCommand(), upCommand()}, joinCommands(), serviceCommands(), composeCommands(), nodeCommands(), leaderCommands(), logCommands(), snapshotCommands(), []command{eventsCommand(), statusCommand(), pageCommand(), recoverCommand(), rotateCommand()},
 	)
 }
 
@@ -221,7 +221,12 @@ func (c *cli) client() (*api.Client, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return api.NewClient(credentials, manager.KnownAPIs(c.data, settings)...), nil
+	client := api.NewClient(credentials, manager.KnownAPIs(c.data, settings)...)
+	client.Refresh = func() bool { // the node may have got another certificate meanwhile, or the cluster another CA
+		changed, err := credentials.Refresh(manager.CredentialsDirectory(c.data))
+		return err == nil && changed
+	}
+	return client, nil
 }
 
 // with calls f with a client and a bounded context.

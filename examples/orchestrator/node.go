@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,7 +22,7 @@ const askTimeout = 2 * time.Second // for one manager to say how it is
 
 func nodeCommands() []command {
 	var force bool
-	var availability string
+	var change nodeChange
 	return []command{
 		{name: "node ls", summary: "List the nodes", lists: true, run: (*cli).nodeList},
 		{name: "node inspect", args: "NODE...", summary: "Show everything that is known about nodes, as JSON", run: (*cli).nodeInspect},
@@ -37,13 +38,23 @@ func nodeCommands() []command {
 			run:   func(c *cli, in *invocation) error { return c.nodeRemove(in, force) },
 		},
 		{
-			name: "node update", args: "NODE...", summary: "Say whether nodes take tasks",
-			flags: func(_ *cli, fs *flag.FlagSet) {
-				fs.StringVar(&availability, "availability", "", "active: takes tasks; pause: keeps those it has; drain: gives them up (required)")
-			},
-			run: func(c *cli, in *invocation) error { return c.nodeUpdate(in, cluster.Availability(availability)) },
+			name: "node update", args: "NODE...", summary: "Say whether nodes take tasks, and label them",
+			flags: func(_ *cli, fs *flag.FlagSet) { change.define(fs) },
+			run:   func(c *cli, in *invocation) error { return c.nodeUpdate(in, &change) },
 		},
 	}
+}
+
+// nodeChange is what `node update` may change.
+type nodeChange struct {
+	availability string
+	add, remove  list
+}
+
+func (n *nodeChange) define(fs *flag.FlagSet) {
+	fs.StringVar(&n.availability, "availability", "", "active: takes tasks; pause: keeps those it has; drain: gives them up")
+	fs.Var(&n.add, "label-add", "NAME=value, for constraints; may be repeated")
+	fs.Var(&n.remove, "label-rm", "NAME; may be repeated")
 }
 
 func leaderCommands() []command {
@@ -129,12 +140,35 @@ func (c *cli) nodeRemove(in *invocation, force bool) error {
 	})
 }
 
-func (c *cli) nodeUpdate(in *invocation, availability cluster.Availability) error {
-	if availability == "" {
-		return usagef("node update: want --availability active, pause or drain")
+func (c *cli) nodeUpdate(in *invocation, change *nodeChange) error {
+	switch cluster.Availability(change.availability) {
+	case "", cluster.AvailabilityActive, cluster.AvailabilityPause, cluster.AvailabilityDrain:
+	default:
+		return usagef("node update: --availability %q: want active, pause or drain", change.availability)
+	}
+	labels := map[string]string{}
+	for _, entry := range change.add {
+		name, value, ok := strings.Cut(entry, "=")
+		if !ok || name == "" {
+			return usagef("node update: --label-add %q: want NAME=value", entry)
+		}
+		labels[name] = value
+	}
+	changesLabels := len(labels) > 0 || len(change.remove) > 0
+	if change.availability == "" && !changesLabels {
+		return usagef("node update: want --availability, --label-add or --label-rm")
 	}
 	return c.eachNode(in, "node update", func(ctx context.Context, client *api.Client, id cluster.NodeID) error {
-		_, err := client.Do(ctx, cluster.SetAvailability{Node: id, Availability: availability})
+		// The labels first: they can be refused, an availability of a node that is there cannot.
+		if changesLabels {
+			if _, err := client.Do(ctx, cluster.SetLabels{Node: id, Add: labels, Remove: change.remove}); err != nil {
+				return err
+			}
+		}
+		if change.availability == "" {
+			return nil
+		}
+		_, err := client.Do(ctx, cluster.SetAvailability{Node: id, Availability: cluster.Availability(change.availability)})
 		return err
 	})
 }
@@ -152,7 +186,7 @@ func (c *cli) leaderChange(in *invocation) error {
 		if err != nil {
 			return err
 		}
-		c.printf("%s has handed over to %s, which leads term %d\n", a.From, a.To, a.Term)
+		c.printf("%s\n", a)
 		return nil
 	})
 }

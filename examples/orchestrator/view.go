@@ -37,6 +37,17 @@ func serving(s *cluster.State, id cluster.ServiceID) (n int) {
 	return n
 }
 
+// inService counts the slots of a service that serve, with a task of whatever version.
+func inService(s *cluster.State, id cluster.ServiceID) int {
+	slots := map[int]bool{}
+	for _, t := range s.TasksOf(id) {
+		if node := s.Nodes[t.Node]; t.Serving() && node != nil && node.Status != cluster.NodeDown && t.Slot <= s.Services[id].Spec.Replicas {
+			slots[t.Slot] = true
+		}
+	}
+	return len(slots)
+}
+
 func image(t cluster.TaskSpec) string {
 	if t.Image != "" || len(t.Command) == 0 {
 		return t.Image
@@ -77,7 +88,7 @@ var serviceColumns = []table.Column[serviceRow]{
 
 func serviceRows(s *cluster.State) (rows []serviceRow) {
 	for _, sv := range s.SortedServices() {
-		rows = append(rows, serviceRow{sv, serving(s, sv.ID)})
+		rows = append(rows, serviceRow{sv, inService(s, sv.ID)})
 	}
 	slices.SortStableFunc(rows, func(a, b serviceRow) int { return strings.Compare(a.Spec.Name, b.Spec.Name) })
 	return rows
@@ -116,6 +127,7 @@ var taskColumns = []table.Column[taskRow]{
 		}
 		return r.Name()
 	}},
+	{Name: "IMAGE", Cell: func(r taskRow) string { return image(r.Spec) }},
 	{Name: "NODE", Cell: func(r taskRow) string { return string(r.Node) }},
 	{Name: "DESIRED STATE", Cell: func(r taskRow) string { return title(string(r.Desired)) }},
 	{Name: "CURRENT STATE", Cell: currentState},
@@ -124,7 +136,11 @@ var taskColumns = []table.Column[taskRow]{
 }
 
 func currentState(r taskRow) string {
-	text := title(string(r.State)) + " " + ago(r.now, r.UpdatedAt)
+	state := title(string(r.State))
+	if r.State == cluster.TaskNew {
+		state = "Pending" // as Docker calls what waits for a node
+	}
+	text := state + " " + ago(r.now, r.UpdatedAt)
 	if r.Attempts > 0 && r.Live() {
 		text += fmt.Sprintf(" (restart %d)", r.Attempts)
 	}

@@ -41,19 +41,25 @@ type Options struct {
 
 	Address   string // of the agent's own API, for the managers to show
 	Role      cluster.Role
-	Labels    map[string]string
 	Resources cluster.Resources
+
+	// Trust is told whose certificates are to be believed whenever that changes, and CA is asked what to report about it. Both may be nil.
+	Trust func(Trust)
+	CA    func() CAReport
 
 	HeartbeatInterval time.Duration // ± 10 %. Default 1 s
 	RequestTimeout    time.Duration // for one manager to answer a heartbeat. Default 1 s
 	WatchTimeout      time.Duration // for one manager to answer a watch. Default 30 s
 	// DrainDelay is what a task that takes traffic gets between leaving the endpoint tables and SIGTERM, so that every node has heard
 	// of it. Default 1.2 s, a little more than the longest heartbeat interval.
-	DrainDelay  time.Duration
-	StopOnExit  bool // stop the tasks when Run ends; default: leave them running for the next agent
-	Publish     publish.Options
-	Logger      *slog.Logger // default: none
-	KeepStopped int          // instances whose logs are kept after their end. Default 20
+	DrainDelay time.Duration
+	StopOnExit bool // stop the tasks when Run ends; default: leave them running for the next agent
+	// StopWhenCutOff is after how long without a leader that has heard a heartbeat of this node its tasks are stopped: because the node is
+	// cut off, or because the managers have no quorum. Default: never, they go on, and are restarted here when they crash.
+	StopWhenCutOff time.Duration
+	Publish        publish.Options
+	Logger         *slog.Logger // default: none
+	KeepStopped    int          // instances whose logs are kept after their end. Default 20
 }
 
 func (o *Options) fill() error {
@@ -96,11 +102,13 @@ type Agent struct {
 	proxy   *publish.Proxy
 	changed chan struct{} // holds one token when a heartbeat should go out at once
 	running sync.WaitGroup
+	loads   loads
 
 	mu       sync.Mutex
 	accepted Assignments // the newest; its fence is >= the one on disk
 	tasks    map[cluster.TaskID]*task
 	stopped  []string // instances without a task, the oldest first
+	outputs  outputs
 }
 
 // New opens the agent's directory. ErrInUse if another agent has it.
@@ -129,20 +137,24 @@ func New(opts Options) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	instances, err := a.opts.Runtime.Adopt(ctx)
+	instances, err := a.findInstances(ctx)
 	if err != nil {
 		return errors.Join(fmt.Errorf("adopt the node's tasks: %w", err), a.state.close())
 	}
 	a.proxy = publish.New(a.opts.Publish)
-	a.adopt(ctx, instances)
+	a.retire(ctx, a.adopt(ctx, instances)...) // the last agent may have had no time for it
 
 	a.running.Go(func() { a.watch(ctx) })
+	a.running.Go(func() { a.measure(ctx) })
 	a.heartbeats(ctx, cancel)
 	a.running.Wait()
 	cause := context.Cause(ctx)
 	removed := errors.Is(cause, ErrRemoved)
 	if a.opts.StopOnExit || removed {
 		err = a.stopTasks()
+	}
+	if removed { // nobody will ever ask for what is left of them
+		err = errors.Join(err, a.removeInstances())
 	}
 	if a.opts.StopOnExit && !removed {
 		a.sayGoodbye()
@@ -180,8 +192,27 @@ func (a *Agent) Tasks() []cluster.ReportedTask {
 	return reports
 }
 
-// adopt makes a task of every instance that the runtime has, as the labels describe it, and applies the assignments of the last agent.
-func (a *Agent) adopt(ctx context.Context, instances []runtime.Instance) {
+// findInstances asks the runtime what there is, until it answers: before that the node cannot run anything, and says nothing to the managers.
+func (a *Agent) findInstances(ctx context.Context) ([]runtime.Instance, error) {
+	for {
+		instances, err := a.opts.Runtime.Adopt(ctx)
+		if ctx.Err() != nil {
+			return nil, nil // told to end before it has begun, which is no error
+		}
+		if !errors.Is(err, runtime.ErrUnavailable) {
+			return instances, err
+		}
+		a.opts.Logger.Warn("waiting for the container engine before this node takes tasks", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryEngine):
+		}
+	}
+}
+
+// adopt makes a task of every instance that the runtime has, as the labels describe it, and applies the assignments of the last agent. It
+// returns the instances that have ended and are not wanted any more.
+func (a *Agent) adopt(ctx context.Context, instances []runtime.Instance) (ended []string) {
 	wanted := make(map[string]*cluster.Task)
 	for _, t := range a.accepted.Tasks {
 		wanted[string(t.ID)] = t
@@ -204,12 +235,15 @@ func (a *Agent) adopt(ctx context.Context, instances []runtime.Instance) {
 			a.startTask(ctx, &labels.Task, &adopted{instance: instance, labels: labels})
 		}
 	}
+	ended = slices.Clone(a.stopped)
+	a.trustLocked() // what was accepted right before a crash
 	a.applyLocked(ctx)
+	return ended
 }
 
 // heartbeats registers the node and reports every second, and at once when a task's state changes. One request is under way at a time.
 func (a *Agent) heartbeats(ctx context.Context, cancel context.CancelCauseFunc) {
-	registered := false
+	registered, heard := false, time.Now()
 	for ctx.Err() == nil {
 		if !registered {
 			err := a.register(ctx)
@@ -230,8 +264,12 @@ func (a *Agent) heartbeats(ctx context.Context, cancel context.CancelCauseFunc) 
 			case err != nil:
 				a.opts.Logger.Debug("heartbeat", "error", err)
 			default:
+				heard = time.Now()
 				a.accept(ctx, answer)
 			}
+		}
+		if bound := a.opts.StopWhenCutOff; bound > 0 && time.Since(heard) >= bound {
+			a.stopCutOff(time.Since(heard))
 		}
 		select {
 		case <-ctx.Done():
@@ -246,9 +284,23 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + mathrand.N(d/5+1)
 }
 
+// stopCutOff stops every task of a node that no leader hears. They are not started again: by now the leader has replaced them elsewhere,
+// or there is none, and the next one will do it.
+func (a *Agent) stopCutOff(silence time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, t := range a.tasks {
+		if !t.stopRequested() {
+			a.opts.Logger.Warn("stopping a task because no leader hears this node", "task", id, "since", silence.Round(time.Second))
+			t.cutOff.Store(true)
+			t.stop()
+		}
+	}
+}
+
 func (a *Agent) register(ctx context.Context) error {
 	r := Registration{
-		Node: a.opts.Node, Session: a.session, Address: a.opts.Address, Role: a.opts.Role, Labels: a.opts.Labels, Resources: a.opts.Resources,
+		Node: a.opts.Node, Session: a.session, Address: a.opts.Address, Role: a.opts.Role, Resources: a.opts.Resources,
 	}
 	err := a.pool.each(ctx, a.opts.RequestTimeout, func(ctx context.Context, m Managers) error { return m.Register(ctx, r) })
 	if err != nil {
@@ -258,11 +310,14 @@ func (a *Agent) register(ctx context.Context) error {
 }
 
 func (a *Agent) beat(ctx context.Context) (answer Assignments, err error) {
-	h := Heartbeat{Node: a.opts.Node, Session: a.session, Fence: a.Fence(), Tasks: a.Tasks()}
+	h := Heartbeat{Node: a.opts.Node, Session: a.session, Fence: a.Fence(), Tasks: a.Tasks(), Loads: a.loads.current()}
 	for _, problem := range a.proxy.Problems() {
 		h.Problems = append(h.Problems, problem)
 	}
 	slices.Sort(h.Problems)
+	if a.opts.CA != nil {
+		h.CA = a.opts.CA()
+	}
 	err = a.pool.each(ctx, a.opts.RequestTimeout, func(ctx context.Context, m Managers) (err error) {
 		answer, err = m.Heartbeat(ctx, h)
 		return err
@@ -296,6 +351,8 @@ func (a *Agent) watch(ctx context.Context) {
 
 // accept makes an answer what the node acts on, unless something newer has been accepted before.
 func (a *Agent) accept(ctx context.Context, answer Assignments) {
+	a.sendOutput(ctx, answer.Output)
+	answer.Output = nil
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if answer.Fence.Less(a.accepted.Fence) {
@@ -312,6 +369,9 @@ func (a *Agent) accept(ctx context.Context, answer Assignments) {
 	if len(answer.Managers) == 0 {
 		answer.Managers = a.accepted.Managers
 	}
+	if answer.Trust == nil {
+		answer.Trust = a.accepted.Trust
+	}
 	if answer.asksFor(a.accepted) {
 		a.accepted.Fence = answer.Fence // only a later word for the same: nothing to do, so nothing to remember on disk
 		return
@@ -324,8 +384,19 @@ func (a *Agent) accept(ctx context.Context, answer Assignments) {
 	before := a.accepted
 	a.accepted = answer
 	a.pool.setAddresses(answer.Managers)
+	if !reflect.DeepEqual(answer.Trust, before.Trust) {
+		a.trustLocked()
+	}
 	a.applyLocked(ctx)
 	a.killLocked(before)
+}
+
+// trustLocked passes on whose certificates are to be believed.
+func (a *Agent) trustLocked() {
+	if a.opts.Trust != nil && a.accepted.Trust != nil {
+		a.opts.Trust(*a.accepted.Trust)
+		a.beatSoon() // the leader waits to hear that it is done
+	}
 }
 
 // killLocked kills the tasks of which that is wanted once more than before.
@@ -354,13 +425,13 @@ func (a Assignments) asksFor(b Assignments) bool {
 		}
 		return m
 	}
-	return reflect.DeepEqual(wishes(a.Tasks), wishes(b.Tasks)) && slices.Equal(a.Managers, b.Managers) &&
+	return reflect.DeepEqual(wishes(a.Tasks), wishes(b.Tasks)) && slices.Equal(a.Managers, b.Managers) && reflect.DeepEqual(a.Trust, b.Trust) &&
 		(len(a.Services) == 0 && len(b.Services) == 0 || reflect.DeepEqual(a.Services, b.Services))
 }
 
 // applyLocked brings the node towards the accepted assignments. It only gives orders; the tasks' own goroutines carry them out.
 func (a *Agent) applyLocked(ctx context.Context) {
-	a.proxy.Set(a.accepted.Services)
+	defer a.publishLocked()
 	if a.accepted.Fence == (cluster.Fence{}) {
 		return // the node has never been told anything, least of all to stop what it runs
 	}
@@ -382,6 +453,24 @@ func (a *Agent) applyLocked(ctx context.Context) {
 	}
 }
 
+// publishLocked gives the proxy its table: of the other nodes' tasks what the managers said last, of this node's own what it knows itself. A
+// task that has been restarted while nobody could decide anything listens somewhere else, and only its own node knows where.
+func (a *Agent) publishLocked() {
+	table := make(publish.Table, len(a.accepted.Services))
+	for number, backends := range a.accepted.Services { // order-free
+		table[number] = nil
+		for _, b := range backends {
+			if t := a.tasks[cluster.TaskID(b.ID)]; t != nil {
+				b.Address = t.serves(number)
+			}
+			if b.Address != "" {
+				table[number] = append(table[number], b)
+			}
+		}
+	}
+	a.proxy.Set(table)
+}
+
 // startTask gives a task its goroutine.
 func (a *Agent) startTask(ctx context.Context, spec *cluster.Task, from *adopted) *task {
 	t := newTask(a, spec, from)
@@ -398,6 +487,7 @@ func (a *Agent) report(t *task, change func(*cluster.TaskStatus)) {
 	a.mu.Lock()
 	change(&t.status)
 	state, text := t.status.State, t.status.Error
+	a.publishLocked()
 	a.mu.Unlock()
 	a.opts.Logger.Info("task", "task", t.spec.ID, "state", state, "error", text)
 	a.beatSoon()
@@ -421,9 +511,19 @@ func (a *Agent) forgotten(ctx context.Context, t *task) {
 		old, a.stopped = slices.Clone(a.stopped[:n]), a.stopped[n:]
 	}
 	a.mu.Unlock()
+	a.retire(ctx, t.instance())
 	for _, id := range old {
 		if err := a.opts.Runtime.Remove(ctx, id); err != nil {
 			a.opts.Logger.Warn("remove an ended instance", "instance", id, "error", err)
+		}
+	}
+}
+
+// retire keeps of an ended instance its output only.
+func (a *Agent) retire(ctx context.Context, ids ...string) {
+	for _, id := range ids {
+		if err := a.opts.Runtime.Retire(ctx, id); err != nil && ctx.Err() == nil {
+			a.opts.Logger.Warn("an ended instance is left as it is", "instance", id, "error", err)
 		}
 	}
 }
@@ -450,6 +550,21 @@ func (a *Agent) stopTasks() error {
 		})
 	}
 	stopping.Wait()
+	return errors.Join(errs...)
+}
+
+// removeInstances removes what the node's tasks have left behind.
+func (a *Agent) removeInstances() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ids := slices.Clone(a.stopped)
+	for _, t := range a.tasks {
+		ids = append(ids, t.instance())
+	}
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, a.opts.Runtime.Remove(ctx, id))
+	}
 	return errors.Join(errs...)
 }
 

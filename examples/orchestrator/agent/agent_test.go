@@ -49,6 +49,32 @@ func TestBackoffDoublesToAMinuteAndResetsAfterAStableRun(t *testing.T) {
 	})
 }
 
+// An agent that is started again in the middle of a back-off neither begins it again nor cuts it short, and the next one is twice as long.
+func TestBackoffGoesOnWithTheNextAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newFakeRuntime(func(string, int) (time.Duration, int) { return time.Millisecond, 1 })
+		m := newManagers()
+		m.tell(at(1, 1), newTask("a", cluster.RestartAlways))
+		opts := options(t, m, rt)
+		_, end := begin(t, opts)
+		time.Sleep(4 * time.Second) // 0.1 + 0.2 + ... + 1.6 s are over, and 0.9 of 3.2 s
+		deadline := m.status("a").NotBefore
+		require.True(t, deadline.After(time.Now().Add(2*time.Second)))
+		require.NoError(t, end())
+		time.Sleep(time.Second)
+		_, end = begin(t, opts)
+		time.Sleep(time.Second)
+		require.Equal(t, 6, m.status("a").Attempts)
+		require.True(t, deadline.Equal(m.status("a").NotBefore), "the deadline is what it was")
+		time.Sleep(time.Minute)
+		require.NoError(t, end())
+		starts := rt.startTimes()
+		for i, ms := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 12800} {
+			require.Equal(t, ms*time.Millisecond, starts[i+1].Sub(starts[i])-time.Millisecond, "restart %d", i+1)
+		}
+	})
+}
+
 func TestRestartPolicies(t *testing.T) {
 	for name, test := range map[string]struct {
 		policy cluster.RestartPolicy
@@ -309,9 +335,7 @@ func TestRemovedNodeStopsItsTasksAndEnds(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		m.update(func() { m.failure = agent.ErrRemoved })
 		require.ErrorIs(t, <-result, agent.ErrRemoved)
-		i, err := rt.get("a")
-		require.NoError(t, err)
-		require.False(t, i.Running)
+		require.Equal(t, []string{"a"}, rt.removed, "stopped, and nothing of it is left")
 		require.Len(t, rt.startTimes(), 1, "it was not restarted")
 
 		// It is told the same when it comes back.
@@ -345,10 +369,31 @@ func TestTasksOnTheirWayOutAreStoppedWithTheAgent(t *testing.T) {
 		m.update(func() { m.failure = agent.ErrRemoved })
 		require.ErrorIs(t, <-result, agent.ErrRemoved)
 		for _, task := range tasks {
-			i, err := rt.get(string(task.ID))
-			require.NoError(t, err)
-			require.False(t, i.Running, task.ID)
+			require.Contains(t, rt.removed, string(task.ID), "only what does not run can be removed")
 		}
+	})
+}
+
+// What ends and is not wanted any more leaves its output, and nothing else: not later, and not when the agent ends in between.
+func TestEndedInstancesAreRetired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newFakeRuntime(forever)
+		m := newManagers()
+		m.tell(at(1, 1), newTask("a", cluster.RestartAlways), newTask("b", cluster.RestartAlways))
+		opts := options(t, m, rt)
+		_, end := begin(t, opts)
+		time.Sleep(3 * time.Second)
+		m.tell(at(1, 2), newTask("b", cluster.RestartAlways))
+		time.Sleep(3 * time.Second)
+		require.Equal(t, []string{"a"}, rt.whatRetired())
+		require.NoError(t, end())
+
+		m.tell(at(1, 3))
+		require.NoError(t, rt.Stop(t.Context(), "b", 0))
+		_, end = begin(t, opts)
+		time.Sleep(3 * time.Second)
+		require.Subset(t, rt.whatRetired(), []string{"a", "b"})
+		require.NoError(t, end())
 	})
 }
 

@@ -109,11 +109,14 @@ func (m *managers) status(id cluster.TaskID) cluster.TaskStatus {
 type fakeRuntime struct {
 	behave func(id string, run int) (lasts time.Duration, code int) // lasts 0: until it is stopped
 	exec   func(ctx context.Context) (int, error)
+	stats  func(id string) (runtime.Stats, error)
+	fail   func(call string) error // nil, or what a call returns instead of doing anything
 
 	mu        sync.Mutex
 	instances map[string]*fakeInstance
 	starts    []time.Time
 	removed   []string
+	retired   []string
 }
 
 type fakeInstance struct {
@@ -128,7 +131,17 @@ func newFakeRuntime(behave func(string, int) (time.Duration, int)) *fakeRuntime 
 
 func forever(string, int) (time.Duration, int) { return 0, 0 }
 
+func (f *fakeRuntime) failure(call string) error {
+	if f.fail == nil {
+		return nil
+	}
+	return f.fail(call)
+}
+
 func (f *fakeRuntime) Prepare(_ context.Context, spec runtime.Spec) error {
+	if err := f.failure("prepare"); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if old := f.instances[spec.ID]; old != nil && old.Running {
@@ -141,7 +154,10 @@ func (f *fakeRuntime) Prepare(_ context.Context, spec runtime.Spec) error {
 	return nil
 }
 
-func (f *fakeRuntime) Start(_ context.Context, id string) error {
+func (f *fakeRuntime) Start(_ context.Context, id string) ([]runtime.Port, error) {
+	if err := f.failure("start"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := f.instances[id]
@@ -151,7 +167,7 @@ func (f *fakeRuntime) Start(_ context.Context, id string) error {
 	if lasts > 0 {
 		i.timer = time.AfterFunc(lasts, func() { f.end(i, code) })
 	}
-	return nil
+	return i.Spec.Ports, nil
 }
 
 func (f *fakeRuntime) end(i *fakeInstance, code int) {
@@ -173,6 +189,9 @@ func (f *fakeRuntime) get(id string) (*fakeInstance, error) {
 }
 
 func (f *fakeRuntime) Stop(_ context.Context, id string, _ time.Duration) error {
+	if err := f.failure("stop"); err != nil {
+		return err
+	}
 	i, err := f.get(id)
 	if err == nil {
 		f.end(i, 143)
@@ -202,6 +221,9 @@ func (f *fakeRuntime) Wait(ctx context.Context, id string) (runtime.ExitStatus, 
 }
 
 func (f *fakeRuntime) Adopt(context.Context) ([]runtime.Instance, error) {
+	if err := f.failure("adopt"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []runtime.Instance
@@ -219,16 +241,44 @@ func (f *fakeRuntime) Logs(context.Context, string, runtime.LogOptions) (io.Read
 	return nil, runtime.ErrUnsupported
 }
 
-func (f *fakeRuntime) Stats(context.Context, string) (runtime.Stats, error) {
+func (f *fakeRuntime) Stats(_ context.Context, id string) (runtime.Stats, error) {
+	if f.stats != nil {
+		return f.stats(id)
+	}
 	return runtime.Stats{}, runtime.ErrUnsupported
+}
+
+func (f *fakeRuntime) Retire(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := f.instances[id]; i != nil && i.Running {
+		return runtime.ErrRunning
+	}
+	f.retired = append(f.retired, id)
+	return nil
+}
+
+func (f *fakeRuntime) whatRetired() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.retired)
 }
 
 func (f *fakeRuntime) Remove(_ context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if i := f.instances[id]; i != nil && i.Running {
+		return runtime.ErrRunning
+	}
 	delete(f.instances, id)
 	f.removed = append(f.removed, id)
 	return nil
+}
+
+func (f *fakeRuntime) running(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.instances[id] != nil && f.instances[id].Running
 }
 
 func (f *fakeRuntime) startTimes() []time.Time {

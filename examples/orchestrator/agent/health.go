@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
+	"github.com/steadyraft/raft/examples/orchestrator/runtime"
 )
 
 // Docker's defaults, and the pace before a task has been healthy for the first time.
@@ -46,6 +48,9 @@ func (t *task) checkHealth(ctx context.Context, isAdopted bool) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, runtime.ErrUnavailable): // it says nothing about the task, good or bad
+			pause = min(maxStartProbe, check.Interval)
+			continue
 		case err == nil:
 			if !healthy {
 				t.report(func(s *cluster.TaskStatus) { s.Health = cluster.HealthHealthy })

@@ -18,17 +18,18 @@ type Registration struct {
 	Session   string            `json:"session"` // new for every start of the agent
 	Address   string            `json:"address"`
 	Role      cluster.Role      `json:"role"`
-	Labels    map[string]string `json:"labels,omitempty"`
 	Resources cluster.Resources `json:"resources,omitzero"`
 }
 
 // Heartbeat says that the node lives, and how its tasks are.
 type Heartbeat struct {
-	Node     cluster.NodeID         `json:"node"`
-	Session  string                 `json:"session"`
-	Fence    cluster.Fence          `json:"fence"` // the highest one that the node has accepted
-	Tasks    []cluster.ReportedTask `json:"tasks,omitempty"`
-	Problems []string               `json:"problems,omitempty"` // what an operator should know now, e.g. a published port in use
+	Node     cluster.NodeID             `json:"node"`
+	Session  string                     `json:"session"`
+	Fence    cluster.Fence              `json:"fence"` // the highest one that the node has accepted
+	Tasks    []cluster.ReportedTask     `json:"tasks,omitempty"`
+	Loads    map[cluster.TaskID]float64 `json:"loads,omitempty"` // percent of one processor that each task uses, as far as that is known
+	CA       CAReport                   `json:"ca,omitzero"`
+	Problems []string                   `json:"problems,omitempty"` // what an operator should know now, e.g. a published port in use
 }
 
 // WatchRequest asks for the assignments once they are newer than Known.
@@ -44,6 +45,22 @@ type Assignments struct {
 	Tasks    []*cluster.Task `json:"tasks"` // State.TasksOn: what to run, and what to stop; whatever else runs is to be stopped
 	Services publish.Table   `json:"services"`
 	Managers []string        `json:"managers,omitempty"` // addresses; empty leaves the agent with those that it knows
+	Trust    *Trust          `json:"trust,omitempty"`    // nil: as it is
+	// Output is what somebody wants to read now. It belongs to no fence, and is forgotten with the answer that carries it.
+	Output []OutputRequest `json:"output,omitempty"`
+}
+
+// Trust says whose certificates a node is to believe, and by whom its own is to be signed.
+type Trust struct {
+	Bundle  []byte `json:"bundle"`  // certificates of CAs, PEM
+	Signing string `json:"signing"` // digest of the one that signs
+}
+
+// CAReport is what a node says about the CAs: all by their digests.
+type CAReport struct {
+	Trusts []string `json:"trusts,omitempty"`
+	Keys   []string `json:"keys,omitempty"`   // of which it has the key
+	Issuer string   `json:"issuer,omitempty"` // of its own certificate
 }
 
 // Errors of a Managers implementation that mean more than "try another one".

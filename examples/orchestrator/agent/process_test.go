@@ -165,6 +165,30 @@ func TestServiceRunsIsPublishedAndSurvivesItsAgent(t *testing.T) {
 	require.NoError(t, end())
 }
 
+// A task that crashes when nobody can decide anything is started again, on other ports. Its own node knows them, and serves it.
+func TestRestartedTaskIsPublishedWithoutManagers(t *testing.T) {
+	rt, m, port := processes(t), newManagers(), freePort(t)
+	_, end := begin(t, options(t, m, rt))
+	m.tell(at(1, 1), webTask("a", port))
+	table := awaitRunning(t, m, port, 0, "a")
+	m.update(func() { m.told.Fence, m.told.Services = at(1, 2), table })
+	var first string
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		var err error
+		first, err = get(port, "/")
+		require.NoError(c, err)
+	}, patience, time.Millisecond)
+
+	m.update(func() { m.failure = errors.New("no quorum") })
+	require.NoError(t, rt.Kill(t.Context(), "a"))
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		second, err := get(port, "/")
+		require.NoError(c, err)
+		require.NotEqual(c, first, second)
+	}, patience, time.Millisecond)
+	require.NoError(t, end())
+}
+
 func TestSickTaskIsReplacedAndThePortAnswersThroughout(t *testing.T) {
 	rt, m, port := processes(t), newManagers(), freePort(t)
 	opts := options(t, m, rt)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
@@ -23,6 +24,9 @@ const (
 	stableRun    = 10 * time.Second // a run that lasted this long makes the next back-off the first one again
 	defaultGrace = 10 * time.Second
 	retryStop    = time.Second
+
+	retryEngine = time.Second // an engine that did not answer
+	portRetries = 3           // with other free ports, before the task is given up here
 )
 
 // nextBackoff returns the delay before a restart, given the one before the run that has just ended.
@@ -47,13 +51,18 @@ func restarts(policy cluster.RestartPolicy, attempts int, failed bool) bool {
 
 // labels is what an instance knows about itself, for the next agent. It is stored as one label of the runtime.
 type labels struct {
-	Task      cluster.Task       `json:"task"`
-	Attempts  int                `json:"attempts"`
-	Backoff   time.Duration      `json:"backoff"` // before this run
-	Endpoints []cluster.Endpoint `json:"endpoints,omitempty"`
+	Task     cluster.Task  `json:"task"`
+	Attempts int           `json:"attempts"`
+	Backoff  time.Duration `json:"backoff"` // before this run
 }
 
-const labelKey = "io.steadyraft.orchestrator.task"
+// The first label is the agent's note, the others are for people who look at a container engine.
+const (
+	labelKey        = "io.steadyraft.orchestrator.task"
+	serviceLabel    = "io.steadyraft.orchestrator.service"
+	slotLabel       = "io.steadyraft.orchestrator.slot"
+	generationLabel = "io.steadyraft.orchestrator.generation"
+)
 
 func parseLabels(all map[string]string) (l labels, err error) {
 	text, ok := all[labelKey]
@@ -78,6 +87,7 @@ type task struct {
 	spec   *cluster.Task      // never changes
 	status cluster.TaskStatus // guarded by Agent.mu
 
+	cutOff     atomic.Bool   // it was stopped because no leader hears the node
 	stopping   chan struct{} // closed when it is to stop
 	killing    chan struct{} // holds one token when its process is to be killed, as by a crash
 	forgetting chan struct{} // closed when the managers do not want to hear of it any more
@@ -94,7 +104,7 @@ func newTask(a *Agent, spec *cluster.Task, from *adopted) *task {
 	case from != nil:
 		t.status.Attempts = from.labels.Attempts
 		if from.instance.Running {
-			t.status.State, t.status.Endpoints, t.status.Health = cluster.TaskRunning, from.labels.Endpoints, spec.Health
+			t.status.State, t.status.Endpoints, t.status.Health = cluster.TaskRunning, endpoints(from.instance.Spec.Ports), spec.Health
 			if spec.Spec.HealthCheck != nil && spec.Health == cluster.HealthNone {
 				t.status.Health = cluster.HealthStarting
 			}
@@ -144,12 +154,14 @@ func (t *task) live(ctx context.Context, from *adopted) {
 	for {
 		if !isAdopted {
 			if t.stopRequested() {
-				t.report(func(s *cluster.TaskStatus) { s.State = cluster.TaskShutdown })
+				t.report(func(s *cluster.TaskStatus) { s.State, s.Error = cluster.TaskShutdown, t.whyStopped() })
 				return
 			}
 			current.started = time.Now()
 			if err := t.start(ctx, current); ctx.Err() != nil {
 				return
+			} else if errors.Is(err, errStopped) {
+				continue // which finds out that it is to stop
 			} else if err != nil {
 				t.report(func(s *cluster.TaskStatus) { s.State, s.Error = cluster.TaskRejected, err.Error() })
 				return
@@ -178,15 +190,18 @@ func (t *task) live(ctx context.Context, from *adopted) {
 			return
 		}
 		current = attempt{number: current.number + 1, backoff: nextBackoff(current.backoff, exit.At.Sub(current.started))}
+		// The back-off counts from the end of the run, not from when an agent learns of it: one that is started again in the middle of it
+		// goes on with its predecessor's. A clock that was set back meanwhile makes it no longer than it is.
+		wait := min(time.Until(exit.At.Add(current.backoff)), current.backoff)
 		t.report(func(s *cluster.TaskStatus) {
 			ended(s)
-			s.State, s.Attempts, s.NotBefore = cluster.TaskStarting, current.number, time.Now().Add(current.backoff)
+			s.State, s.Attempts, s.NotBefore = cluster.TaskStarting, current.number, exit.At.Add(current.backoff)
 		})
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.stopping:
-		case <-time.After(current.backoff):
+		case <-time.After(wait):
 		}
 	}
 }
@@ -210,59 +225,99 @@ func (t *task) kill() {
 
 func (t *task) report(change func(*cluster.TaskStatus)) { t.agent.report(t, change) }
 
-// start makes a fresh instance from the task's definition.
+// start makes a fresh instance from the task's definition. While the container engine does not answer it goes on trying: that is no fault of the
+// task, which no other node would have to take over. errStopped if the task is to stop meanwhile.
 func (t *task) start(ctx context.Context, current attempt) error {
 	t.report(func(s *cluster.TaskStatus) { s.State = cluster.TaskStarting })
-	endpoints, err := freeEndpoints(t.agent.opts.Host, t.spec.Spec.Ports)
-	if err != nil {
-		return err
+	for taken := 0; ; {
+		ports, err := t.launch(ctx, current)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			t.report(func(s *cluster.TaskStatus) {
+				s.State, s.Endpoints, s.NotBefore = cluster.TaskRunning, endpoints(ports), time.Time{}
+				if t.spec.Spec.HealthCheck != nil {
+					s.Health = cluster.HealthStarting
+				}
+			})
+			return nil
+		case errors.Is(err, runtime.ErrPortInUse):
+			if taken++; taken > portRetries {
+				return err
+			}
+		case errors.Is(err, runtime.ErrUnavailable):
+			t.report(func(s *cluster.TaskStatus) { s.Error = err.Error() })
+			if err := t.discard(ctx); err != nil {
+				return err
+			}
+			t.report(func(s *cluster.TaskStatus) { s.Error = "" })
+		default:
+			return err
+		}
 	}
-	note, err := json.Marshal(labels{Task: *t.spec, Attempts: current.number, Backoff: current.backoff, Endpoints: endpoints})
+}
+
+var errStopped = errors.New("the task was stopped before it ran")
+
+// discard ends what a launch without an answer may have left running: its addresses are not known, and it may be half made.
+func (t *task) discard(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryEngine):
+		}
+		err := t.agent.opts.Runtime.Stop(ctx, t.instance(), 0)
+		switch {
+		case err == nil, errors.Is(err, runtime.ErrNotFound):
+			if t.stopRequested() {
+				return errStopped
+			}
+			return nil
+		case !errors.Is(err, runtime.ErrUnavailable):
+			return err
+		}
+	}
+}
+
+// launch tries it once.
+func (t *task) launch(ctx context.Context, current attempt) ([]runtime.Port, error) {
+	ports, err := freePorts(t.agent.opts.Host, t.spec.Spec.Ports)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	note, err := json.Marshal(labels{Task: *t.spec, Attempts: current.number, Backoff: current.backoff})
+	if err != nil {
+		return nil, err
 	}
 	spec := runtime.Spec{
 		ID: t.instance(), Image: t.spec.Spec.Image, Command: t.spec.Spec.Command,
-		Env: environment(t.spec.Spec.Env, t.agent.opts.Host, endpoints), Labels: map[string]string{labelKey: string(note)},
+		Env: environment(t.spec.Spec.Env), Host: t.agent.opts.Host, Ports: ports,
+		Labels: map[string]string{
+			labelKey: string(note), serviceLabel: t.spec.ServiceName, slotLabel: strconv.Itoa(t.spec.Slot),
+			generationLabel: strconv.FormatUint(t.spec.Generation, 10),
+		},
 	}
 	if err := t.agent.opts.Runtime.Prepare(ctx, spec); err != nil {
-		return err
+		return nil, err
 	}
-	if err := t.agent.opts.Runtime.Start(ctx, spec.ID); err != nil {
-		return err
-	}
-	t.report(func(s *cluster.TaskStatus) {
-		s.State, s.Endpoints, s.NotBefore = cluster.TaskRunning, endpoints, time.Time{}
-		if t.spec.Spec.HealthCheck != nil {
-			s.Health = cluster.HealthStarting
-		}
-	})
-	return nil
+	return t.agent.opts.Runtime.Start(ctx, spec.ID)
 }
 
-// environment is the task's own plus where it has to listen. The latter wins: a task elsewhere would be unreachable.
-func environment(own map[string]string, host string, endpoints []cluster.Endpoint) []string {
+func environment(own map[string]string) []string {
 	var env []string
 	for _, key := range slices.Sorted(maps.Keys(own)) {
 		env = append(env, key+"="+own[key])
 	}
-	env = append(env, "HOST="+host)
-	for i, e := range endpoints {
-		_, port, _ := net.SplitHostPort(e.Address) // made by freeEndpoints
-		if i == 0 {
-			env = append(env, "PORT="+port)
-		}
-		env = append(env, fmt.Sprintf("PORT_%d=%s", e.Target, port))
-	}
 	return env
 }
 
-// freeEndpoints chooses a free port of the host for each target port. Another process may still take one before the task does; the task
-// then fails and its next run gets other ones.
-func freeEndpoints(host string, ports []cluster.Port) ([]cluster.Endpoint, error) {
-	var endpoints []cluster.Endpoint
+// freePorts chooses a free port of the host for each target port. Another process may still take one before the task does; it then
+// fails, or cannot start, and its next run gets other ones.
+func freePorts(host string, ports []cluster.Port) (free []runtime.Port, err error) {
 	for _, p := range ports {
-		if slices.ContainsFunc(endpoints, func(e cluster.Endpoint) bool { return e.Target == p.Target }) {
+		if slices.ContainsFunc(free, func(f runtime.Port) bool { return f.Target == p.Target }) {
 			continue
 		}
 		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -270,9 +325,17 @@ func freeEndpoints(host string, ports []cluster.Port) ([]cluster.Endpoint, error
 			return nil, fmt.Errorf("find a free port for target port %d: %w", p.Target, err)
 		}
 		defer l.Close() // all are held until the last one is found, so they differ
-		endpoints = append(endpoints, cluster.Endpoint{Target: p.Target, Address: l.Addr().String()})
+		free = append(free, runtime.Port{Target: p.Target, Address: l.Addr().String()})
 	}
-	return endpoints, nil
+	return free, nil
+}
+
+func endpoints(ports []runtime.Port) []cluster.Endpoint {
+	var out []cluster.Endpoint
+	for _, p := range ports {
+		out = append(out, cluster.Endpoint{Target: p.Target, Address: p.Address})
+	}
+	return out
 }
 
 // supervise follows one run to its end. over says that there is nothing to decide after it: the task was stopped, or the agent leaves.
@@ -350,9 +413,16 @@ func (t *task) supervise(ctx context.Context, isAdopted bool) (exit runtime.Exit
 		}
 	}
 	t.report(func(s *cluster.TaskStatus) {
-		s.State, s.Endpoints, s.Health, s.ExitCode, s.Error = cluster.TaskShutdown, nil, cluster.HealthNone, exit.Code, ""
+		s.State, s.Endpoints, s.Health, s.ExitCode, s.Error = cluster.TaskShutdown, nil, cluster.HealthNone, exit.Code, t.whyStopped()
 	})
 	return exit, true
+}
+
+func (t *task) whyStopped() string {
+	if t.cutOff.Load() {
+		return "its node was cut off from the managers, and stops its tasks then"
+	}
+	return ""
 }
 
 // end stops the instance and returns how it ended; an error only when ctx is done.
@@ -376,6 +446,22 @@ func (t *task) end(ctx context.Context, ended <-chan runtime.ExitStatus) (runtim
 		case <-time.After(retryStop):
 		}
 	}
+}
+
+// serves returns where the task takes traffic for a published port; empty if it does not. The caller holds Agent.mu.
+func (t *task) serves(published uint16) string {
+	ready := t.status.State == cluster.TaskRunning && (t.status.Health == cluster.HealthNone || t.status.Health == cluster.HealthHealthy)
+	if !ready || t.stopRequested() {
+		return ""
+	}
+	for _, p := range t.spec.Spec.Ports {
+		for _, e := range t.status.Endpoints {
+			if p.Published == published && p.Target == e.Target {
+				return e.Address
+			}
+		}
+	}
+	return ""
 }
 
 // endpoint returns the address that a health check means by a target port: 0 is the first one.

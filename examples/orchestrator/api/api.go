@@ -5,12 +5,14 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/steadyraft/raft"
 	"github.com/steadyraft/raft/examples/orchestrator/agent"
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
+	"github.com/steadyraft/raft/examples/orchestrator/pki"
 )
 
 // Paths. All of them take POST, except for those that read.
@@ -22,8 +24,9 @@ const (
 	PathRegister  = "/v1/agent/register"
 	PathHeartbeat = "/v1/agent/heartbeat"
 	PathWatch     = "/v1/agent/watch"
-	PathRenew     = "/v1/renew"       // body: RenewRequest; answer: RenewAnswer
-	PathRemove    = "/v1/node/remove" // body: RemoveRequest; managers may remove any node
+	PathRenew     = "/v1/renew"        // body: RenewRequest; answer: RenewAnswer
+	PathRemove    = "/v1/node/remove"  // body: RemoveRequest; managers may remove any node
+	PathOutput    = "/v1/agent/output" // and the ID of an OutputRequest behind another slash; body: the output, as long as it lasts
 
 	// For managers.
 	PathState   = "/v1/state"     // GET: View, linearizable
@@ -32,6 +35,11 @@ const (
 	PathLeader  = "/v1/leader"    // body: ChangeLeaderRequest; answer: ChangeLeaderAnswer
 	PathEnter   = "/v1/enter"     // body: EnterRequest of the new manager itself
 	PathVote    = "/v1/node/vote" // body: VoteRequest
+	PathEvents  = "/v1/events"    // body: EventsRequest; answer: Events
+	PathLogs    = "/v1/logs"      // body: LogsRequest; answer: the output of a task, as long as it lasts
+	PathRotate  = "/v1/ca/rotate" // body: RotateRequest; answer: RotateAnswer
+	PathCAKey   = "/v1/ca/key"    // body: CAKeyRequest, from one manager to another; answer: CAKeyAnswer
+	PathWanted  = "/v1/output"    // body: OutputWanted, from one manager to the leader
 )
 
 // RelayedHeader marks a request that one manager passes on to another. It is passed on once, so that two managers that take each
@@ -72,6 +80,8 @@ type Status struct {
 	Leader    cluster.NodeID `json:"leader"`
 	Commit    raft.Index     `json:"commit"`
 	Applied   raft.Index     `json:"applied"`
+	Last      raft.Index     `json:"last"`           // of its log
+	Page      string         `json:"page,omitempty"` // address of its status page, on its own machine
 	CanCommit bool           `json:"can_commit"`
 	WhyNot    string         `json:"why_not,omitempty"`
 	Epoch     raft.Term      `json:"epoch,omitempty"` // of the control loop that runs here; 0: none does
@@ -85,6 +95,8 @@ type JoinRequest struct {
 	Node    cluster.NodeID `json:"node"`
 	Request []byte         `json:"request"` // signing request, PEM
 	Host    string         `json:"host"`    // the node's own address
+	// Former is of a worker that comes back after its certificate has expired: it shows that it is the one of that name.
+	Former *pki.Proof `json:"former,omitempty"`
 }
 
 // JoinAnswer is all that a new node needs.
@@ -129,11 +141,19 @@ type ChangeLeaderRequest struct {
 	Target cluster.NodeID `json:"target,omitempty"` // empty: the most up-to-date one
 }
 
-// ChangeLeaderAnswer says who leads afterwards.
+// ChangeLeaderAnswer says who leads afterwards. Who has led already has nothing to hand over: From and To are the same.
 type ChangeLeaderAnswer struct {
 	From cluster.NodeID `json:"from"`
 	To   cluster.NodeID `json:"to"`
 	Term raft.Term      `json:"term"`
+}
+
+// String says it in words.
+func (a ChangeLeaderAnswer) String() string {
+	if a.From == a.To {
+		return fmt.Sprintf("%s leads already, in term %d", a.To, a.Term)
+	}
+	return fmt.Sprintf("%s has handed over to %s, which leads term %d", a.From, a.To, a.Term)
 }
 
 // Codes of an Error, besides those of cluster.Code.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -30,6 +31,10 @@ const (
 
 // Client talks to the managers of a cluster. Its methods may be called from several goroutines.
 type Client struct {
+	// Refresh, if not nil, is asked for newer credentials when the two sides refuse each other's certificates. True says that there are
+	// some now, and the request is tried again. Set it before the first request.
+	Refresh func() bool
+
 	http *http.Client
 
 	mu        sync.Mutex
@@ -231,6 +236,15 @@ func refusedCertificate(address string, err error) *Error {
 	}
 }
 
+// refused makes a refusal one that another attempt may mend, if there are newer credentials by now.
+func (c *Client) refused(answer *Error) *Error {
+	if answer.Code == CodeForbidden && c.Refresh != nil && c.Refresh() {
+		c.http.CloseIdleConnections()
+		return &Error{Code: CodeUnavailable, Message: answer.Message}
+	}
+	return answer
+}
+
 // attempt makes one request. sent says that the manager may have got it.
 func (c *Client) attempt(ctx context.Context, address, method, path string, in, out any) (sent bool, err error) {
 	var body io.Reader
@@ -254,6 +268,15 @@ func (c *Client) attempt(ctx context.Context, address, method, path string, in, 
 func (c *Client) Exchange(
 	ctx context.Context, address, method, path string, body io.Reader, header http.Header, read func(io.Reader) error,
 ) (sent bool, err error) {
+	return c.exchange(ctx, address, method, path, body, header, maxResponseBytes, read)
+}
+
+// noLimit is the limit of an answer that is not kept.
+const noLimit = math.MaxInt64
+
+func (c *Client) exchange(
+	ctx context.Context, address, method, path string, body io.Reader, header http.Header, limit int64, read func(io.Reader) error,
+) (sent bool, err error) {
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	request, err := http.NewRequestWithContext(ctx, method, "https://"+address+path, body)
@@ -267,18 +290,18 @@ func (c *Client) Exchange(
 	response, err := c.http.Do(request)
 	if err != nil {
 		if refusal := refusedCertificate(address, err); refusal != nil {
-			return false, refusal
+			return false, c.refused(refusal)
 		}
 		return connected.Load(), err
 	}
 	defer response.Body.Close()
-	limited := io.LimitReader(response.Body, maxResponseBytes)
+	limited := io.LimitReader(response.Body, limit)
 	if response.StatusCode != http.StatusOK {
 		answer := &Error{}
 		if err := json.NewDecoder(limited).Decode(answer); err != nil || answer.Code == "" {
 			answer = &Error{Code: CodeInternal, Message: fmt.Sprintf("%s %s: %s", method, path, response.Status)}
 		}
-		return true, answer
+		return true, c.refused(answer)
 	}
 	if err := read(limited); err != nil {
 		return true, fmt.Errorf("%s %s: %w", method, path, err)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/steadyraft/raft"
 )
 
 func (op StartEpoch) apply(d *draft) Result {
@@ -71,7 +73,7 @@ func (op RegisterNode) apply(d *draft) Result {
 		}
 		d.event("node", string(op.Node), "joined")
 	}
-	next.Address, next.Role, next.Labels, next.Resources, next.Session = op.Address, op.Role, op.Labels, op.Resources, op.Session
+	next.Address, next.Role, next.Resources, next.Session = op.Address, op.Role, op.Resources, op.Session
 	d.putNode(next)
 	return done
 }
@@ -90,6 +92,9 @@ func (op SetToken) apply(d *draft) Result {
 	if !op.ExpiresAt.IsZero() && !op.ExpiresAt.After(d.at) {
 		return refuse(Invalid, "the token would have expired before it is made")
 	}
+	if d.s.Cluster.CA.Phase() != NoRotation {
+		return refuse(Conflict, Rotating)
+	}
 	old, exists := d.s.Cluster.Tokens[op.Role]
 	if exists && !op.Rotate && (old.ExpiresAt.IsZero() || d.at.Before(old.ExpiresAt)) {
 		return refuse(Conflict, "there is a token for a %s already, made %s, and only its hash is known here; rotate it to get a new one, which ends the old one",
@@ -107,6 +112,9 @@ func (op AdmitNode) apply(d *draft) Result {
 	role, ok := d.s.Cluster.TokenRole(op.SecretHash, d.at)
 	if !ok {
 		return refuse(Forbidden, WrongToken)
+	}
+	if d.s.Cluster.CA.Phase() != NoRotation { // its certificate would be of a CA that is about to be dropped
+		return refuse(Conflict, Rotating)
 	}
 	if d.s.Cluster.IsRemoved(op.Node) {
 		return removed(op.Node)
@@ -195,11 +203,11 @@ func (op CreateService) apply(d *draft) Result {
 	}
 	// The index of the entry is unique for ever, and the same on every manager.
 	id := ServiceID("s" + strconv.FormatUint(uint64(d.index), 36))
-	sv := Service{ID: id, Spec: op.Spec, Version: 1, CreatedAt: d.at, UpdatedAt: d.at}
+	sv := Service{ID: id, Spec: op.Spec, Version: 1, CreatedAt: d.at, UpdatedAt: d.at, ChangedAt: d.index}
 	sv.growSlots()
 	d.putService(sv)
 	d.event("service", sv.Spec.Name, fmt.Sprintf("created with %d replicas", sv.Spec.Replicas))
-	return Result{Code: OK, Service: id}
+	return Result{Code: OK, Service: id, Version: sv.Version}
 }
 
 func (op UpdateService) apply(d *draft) Result {
@@ -210,6 +218,9 @@ func (op UpdateService) apply(d *draft) Result {
 	if err := op.Spec.Validate(); err != nil {
 		return refuse(Invalid, "service %q: %v", op.Spec.Name, err)
 	}
+	if !sv.unchanged(op.Expect) {
+		return refuse(Conflict, "service %q has been changed by somebody else since you looked; look again, and repeat what you want to change", sv.Spec.Name)
+	}
 	if op.Spec.Name != sv.Spec.Name {
 		return refuse(Invalid, "service %q cannot be renamed to %q", sv.Spec.Name, op.Spec.Name)
 	}
@@ -217,14 +228,39 @@ func (op UpdateService) apply(d *draft) Result {
 		return r
 	}
 	next := *sv
-	next.Spec, next.UpdatedAt = op.Spec, d.at
-	if !sameTask(op.Spec.Task, sv.Spec.Task) {
-		next.Version++
-	}
+	next.Spec, next.UpdatedAt, next.ChangedAt = op.Spec, d.at, d.index
 	next.growSlots()
+	if !sameTask(op.Spec.Task, sv.Spec.Task) {
+		before := sv.Spec
+		next.Previous, next.PreviousVersion = &before, sv.Version
+		next.LastVersion = max(sv.LastVersion, sv.Version) + 1
+		next.Version = next.LastVersion
+		if sv.Previous != nil && sameTask(op.Spec.Task, sv.Previous.Task) {
+			// Back to what it was: the slots that an update under way has not reached are right already.
+			next.Version, next.LastVersion = sv.PreviousVersion, max(sv.LastVersion, sv.Version)
+		}
+		d.begin(&next, Updating, "")
+	} else if sv.Update.Paused() {
+		d.begin(&next, Updating, "") // it goes on: the user has looked at it
+	} else if !sv.Update.UnderWay() && !sameSpec(op.Spec, sv.Spec) {
+		// What can be undone now is this. In the middle of an update it stays what was before that.
+		before := sv.Spec
+		next.Previous, next.PreviousVersion = &before, sv.Version
+	}
+	if op.Spec.Autoscale == nil {
+		next.Autoscaling = AutoscaleStatus{}
+	}
 	d.putService(next)
 	d.event("service", sv.Spec.Name, fmt.Sprintf("updated to version %d", next.Version))
-	return done
+	return Result{Code: OK, Version: next.Version}
+}
+
+// sameSpec compares what a rollback brings back: all but the number of replicas and the autoscaler.
+func sameSpec(a, b ServiceSpec) bool {
+	a.Replicas, a.Autoscale = b.Replicas, b.Autoscale
+	ja, errA := json.Marshal(a)
+	jb, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(ja, jb)
 }
 
 // sameTask compares what is replicated, so that a manager that restored a snapshot and one that replayed the log agree.
@@ -245,12 +281,19 @@ func (op ScaleService) apply(d *draft) Result {
 	if op.Replicas == sv.Spec.Replicas {
 		return done
 	}
-	next := *sv
-	next.Spec.Replicas, next.UpdatedAt = op.Replicas, d.at
-	next.growSlots()
-	d.putService(next)
-	d.event("service", sv.Spec.Name, fmt.Sprintf("scaled from %d to %d", sv.Spec.Replicas, op.Replicas))
+	if a := sv.Spec.Autoscale; a != nil && (op.Replicas < a.Min || op.Replicas > a.Max) {
+		return refuse(Conflict, "service %q is scaled by its load, from %d to %d replicas; end that first, or change its limits", sv.Spec.Name, a.Min, a.Max)
+	}
+	d.scale(*sv, op.Replicas, "")
 	return done
+}
+
+// scale changes the number of replicas.
+func (d *draft) scale(sv Service, replicas int, why string) {
+	d.event("service", sv.Spec.Name, fmt.Sprintf("scaled from %d to %d", sv.Spec.Replicas, replicas)+why)
+	sv.Spec.Replicas, sv.UpdatedAt, sv.ChangedAt = replicas, d.at, d.index
+	sv.growSlots()
+	d.putService(sv)
 }
 
 func (op StopService) apply(d *draft) Result { return d.setStopped(op.Service, true, "stopped") }
@@ -316,10 +359,13 @@ func (op CreateTask) apply(d *draft) Result {
 	case op.Generation != sv.Slots[op.Slot-1].Generation+1:
 		return refuse(Conflict, "%s.%d: the next generation is %d, not %d", sv.Spec.Name, op.Slot, sv.Slots[op.Slot-1].Generation+1, op.Generation)
 	}
+	if last := d.s.Tasks[NewTaskID(sv.ID, op.Slot, op.Generation-1)]; last != nil && last.Live() && !op.Beside {
+		return refuse(Conflict, "%s: task %s is %s on %s", last.Name(), last.ID, last.State, last.Node)
+	}
 	t := Task{
 		ID: NewTaskID(sv.ID, op.Slot, op.Generation), Service: sv.ID, ServiceName: sv.Spec.Name,
 		Slot: op.Slot, Generation: op.Generation, SpecVersion: sv.Version, Spec: sv.Spec.Task, Desired: DesiredRunning,
-		TaskStatus: TaskStatus{State: TaskNew, NotBefore: op.NotBefore}, CreatedAt: d.at, UpdatedAt: d.at,
+		TaskStatus: TaskStatus{State: TaskNew, NotBefore: op.NotBefore, Error: cut(op.Reason)}, CreatedAt: d.at, UpdatedAt: d.at,
 	}
 	if op.Node != "" {
 		if r := d.assign(&t, op.Node); r.Code != OK {
@@ -355,7 +401,13 @@ func (d *draft) assign(t *Task, id NodeID) Result {
 	if n.Status != NodeReady || n.Availability != AvailabilityActive {
 		return refuse(Conflict, "node %s takes no tasks: it is %s, %s", n.ID, n.Status, n.Availability)
 	}
-	t.Node, t.State, t.UpdatedAt = id, TaskAssigned, d.at
+	if sv := d.s.Services[t.Service]; sv != nil && !sv.Spec.Allows(n) {
+		return refuse(Conflict, "node %s does not fulfil the constraints of service %q any more", n.ID, t.ServiceName)
+	}
+	if want := t.Spec.Reservations; want != (Resources{}) && !want.Fits(n.Resources.Sub(d.reservedOn(id))) {
+		return refuse(Conflict, "node %s has not enough left for what task %s reserves", n.ID, t.ID)
+	}
+	t.Node, t.State, t.UpdatedAt, t.Error = id, TaskAssigned, d.at, ""
 	t.Fence = Fence{Epoch: d.epoch, Index: d.index}
 	d.event("task", t.Name(), "assigned to "+string(id))
 	return done
@@ -369,6 +421,9 @@ func (op StopTask) apply(d *draft) Result {
 	if t.Desired == DesiredShutdown {
 		return done
 	}
+	if sv := d.s.Services[t.Service]; sv != nil && !sv.unchanged(op.Expect) {
+		return changed(sv)
+	}
 	next := *t
 	next.Desired, next.GaveUp = DesiredShutdown, op.GaveUp
 	next.Fence = Fence{Epoch: d.epoch, Index: d.index}
@@ -377,10 +432,18 @@ func (op StopTask) apply(d *draft) Result {
 	}
 	if op.GaveUp {
 		d.slotFailed(t)
+		d.updateFailed(t)
 	}
 	d.putTask(next)
 	d.event("task", t.Name(), "stopping: "+cut(op.Reason))
 	return done
+}
+
+// unchanged reports that a service is the one for which something was decided; 0: it was not for any.
+func (sv *Service) unchanged(since raft.Index) bool { return since == 0 || sv.ChangedAt == since }
+
+func changed(sv *Service) Result {
+	return refuse(Conflict, "service %q has been changed since", sv.Spec.Name)
 }
 
 func (op KillTask) apply(d *draft) Result {
@@ -471,8 +534,15 @@ func (d *draft) report(t *Task, s TaskStatus) {
 	if s.Attempts > t.Attempts && (s.ExitCode != 0 || s.Error != "") {
 		next.Failures = appendTimes(t.Failures, d.at, s.Attempts-t.Attempts, MaxTaskFailures)
 	}
+	if next.ReadyAt.IsZero() && (next.Serving() || s.State == TaskComplete) {
+		next.ReadyAt = d.at
+	}
 	if next.Refused() {
 		d.slotFailed(t)
+	}
+	// A run that ended early counts as a failure of the update even if it ended well: the new version was expected to go on.
+	if next.Refused() || s.State == TaskFailed || s.Attempts > t.Attempts || s.Health == HealthUnhealthy && t.Health != HealthUnhealthy {
+		d.updateFailed(t)
 	}
 	d.putTask(next)
 }

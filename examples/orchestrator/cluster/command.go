@@ -18,7 +18,7 @@ type Command struct {
 	Op    Op
 }
 
-// Op is what a command does. The types in this file are all there are.
+// Op is what a command does. The types in this file, rollout.go, placement.go and autoscale.go are all there are.
 type Op interface {
 	kind() string
 	// fenced says that only the control loop of the present epoch may do this.
@@ -59,6 +59,10 @@ type (
 		Generation  uint64    `json:"generation"` // refused unless it is the slot's next one
 		Node        NodeID    `json:"node,omitempty"`
 		NotBefore   time.Time `json:"not_before,omitzero"`
+		Reason      string    `json:"reason,omitempty"` // why it has no node yet
+		// Beside says that the slot's newest task goes on until this one serves. Otherwise that must have ended: what the loop has
+		// believed to be lost may be there again.
+		Beside bool `json:"beside,omitempty"`
 	}
 	// AssignTask gives a new task its node.
 	AssignTask struct {
@@ -72,6 +76,8 @@ type (
 		Task   TaskID `json:"task"`
 		GaveUp bool   `json:"gave_up,omitempty"` // because it fails where it is; counts as a failure of the slot
 		Reason string `json:"reason"`
+		// Expect is the service's ChangedAt when this was decided, and the command is refused if that is another one; 0: whatever it is.
+		Expect raft.Index `json:"expect,omitempty"`
 	}
 	// LoseTask gives up a task whose node is down or gone.
 	LoseTask struct {
@@ -95,12 +101,11 @@ type (
 	// RegisterNode is what an agent says first. It makes the node known, or updates what the node itself decides.
 	RegisterNode struct {
 		fromOutside
-		Node      NodeID            `json:"node"`
-		Address   string            `json:"address"`
-		Role      Role              `json:"role"`
-		Labels    map[string]string `json:"labels,omitempty"`
-		Resources Resources         `json:"resources,omitzero"`
-		Session   string            `json:"session"` // new for every start of the agent
+		Node      NodeID    `json:"node"`
+		Address   string    `json:"address"`
+		Role      Role      `json:"role"`
+		Resources Resources `json:"resources,omitzero"`
+		Session   string    `json:"session"` // new for every start of the agent
 	}
 	// SetToken makes the join token of a role. It replaces the one before only if it says so.
 	SetToken struct {
@@ -153,6 +158,8 @@ type (
 		fromOutside
 		Service ServiceID   `json:"service"`
 		Spec    ServiceSpec `json:"spec"`
+		// Expect is Service.ChangedAt as it was when the user looked; refused if there was a change since. 0: whatever there was.
+		Expect raft.Index `json:"expect,omitempty"`
 	}
 	// ScaleService changes the number of replicas.
 	ScaleService struct {
@@ -176,6 +183,19 @@ type (
 		Service ServiceID `json:"service"`
 	}
 )
+
+// RestoreServices creates the services of a snapshot, all of them or none.
+type RestoreServices struct {
+	fromOutside
+	Services []RestoredService `json:"services"`
+	Force    bool              `json:"force,omitempty"` // remove the services that there are; without it their presence is a refusal
+}
+
+// RestoredService is what is restored of a service.
+type RestoredService struct {
+	Spec    ServiceSpec `json:"spec"`
+	Stopped bool        `json:"stopped,omitempty"`
+}
 
 // ReportedTask is one task of a Report.
 type ReportedTask struct {
@@ -204,6 +224,7 @@ func (ScaleService) kind() string    { return "scale-service" }
 func (StopService) kind() string     { return "stop-service" }
 func (StartService) kind() string    { return "start-service" }
 func (RemoveService) kind() string   { return "remove-service" }
+func (RestoreServices) kind() string { return "restore-services" }
 
 // decoders reads the operation of each kind. Kinds are in logs: what one means never changes, and a new meaning is a new kind.
 var decoders = map[string]func(json.RawMessage) (Op, error){
@@ -228,6 +249,18 @@ var decoders = map[string]func(json.RawMessage) (Op, error){
 	StopService{}.kind():     decodeAs[StopService],
 	StartService{}.kind():    decodeAs[StartService],
 	RemoveService{}.kind():   decodeAs[RemoveService],
+	RestoreServices{}.kind(): decodeAs[RestoreServices],
+	BeginRotation{}.kind():   decodeAs[BeginRotation],
+	UseNewCA{}.kind():        decodeAs[UseNewCA],
+	EndRotation{}.kind():     decodeAs[EndRotation],
+
+	SetLabels{}.kind():        decodeAs[SetLabels],
+	RollbackService{}.kind():  decodeAs[RollbackService],
+	EndUpdate{}.kind():        decodeAs[EndUpdate],
+	ExplainTask{}.kind():      decodeAs[ExplainTask],
+	SetAutoscale{}.kind():     decodeAs[SetAutoscale],
+	NoteLoad{}.kind():         decodeAs[NoteLoad],
+	AutoscaleService{}.kind(): decodeAs[AutoscaleService],
 }
 
 func decodeAs[T Op](raw json.RawMessage) (Op, error) {
@@ -293,6 +326,7 @@ type Result struct {
 	Code    Code      `json:"code"`
 	Message string    `json:"message,omitempty"` // why it was refused
 	Service ServiceID `json:"service,omitempty"` // the service that CreateService made
+	Version uint64    `json:"version,omitempty"` // of that service, or after UpdateService and RollbackService
 	Role    Role      `json:"role,omitempty"`    // as what AdmitNode has let the node in
 }
 

@@ -127,7 +127,8 @@ func (s *State) check() error {
 		}
 	}
 	for _, id := range sortedKeys(s.Services) {
-		if sv := s.Services[id]; sv == nil || sv.ID != id || len(sv.Slots) < sv.Spec.Replicas {
+		if sv := s.Services[id]; sv == nil || sv.ID != id || len(sv.Slots) < sv.Spec.Replicas ||
+			sv.LastVersion != 0 && sv.LastVersion < max(sv.Version, sv.PreviousVersion) {
 			return fmt.Errorf("service %q is not sound", id)
 		}
 	}

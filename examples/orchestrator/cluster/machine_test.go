@@ -99,6 +99,10 @@ func TestOldEpochsChangeNothing(t *testing.T) {
 		LoseTask{Task: task},
 		RemoveTask{Task: task},
 		DropService{Service: sv},
+		EndUpdate{Service: sv, Version: 1, State: UpdateCompleted},
+		ExplainTask{Task: task, Reason: "none"},
+		NoteLoad{Service: sv, To: 1},
+		AutoscaleService{Service: sv, From: 2, Replicas: 3},
 	}
 	for _, op := range ops {
 		r := l.doIn(4, op)
@@ -298,6 +302,7 @@ func TestFailuresOfASlotAreRemembered(t *testing.T) {
 		if generation%2 == 0 {
 			l.ok(StopTask{Task: task, GaveUp: true})
 			l.ok(StopTask{Task: task, GaveUp: true}) // counts once
+			l.report(task, TaskStatus{State: TaskShutdown})
 		} else {
 			l.report(task, TaskStatus{State: TaskRejected})
 			l.report(task, TaskStatus{State: TaskRejected}) // counts once

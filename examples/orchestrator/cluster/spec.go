@@ -46,6 +46,18 @@ func (s *ServiceSpec) Validate() error {
 		}
 		published[p.Published] = true
 	}
+	if r := t.Reservations; r.NanoCPUs < 0 || r.MemoryBytes < 0 {
+		bad("reservations must not be negative")
+	}
+	for _, c := range s.Constraints {
+		errs = append(errs, c.validate())
+	}
+	errs = append(errs,
+		s.Update.validate("update", FailurePause, FailureContinue, FailureRollback),
+		s.Rollback.validate("rollback", FailurePause, FailureContinue))
+	if s.Autoscale != nil {
+		errs = append(errs, s.Autoscale.validate())
+	}
 	if t.HealthCheck != nil {
 		errs = append(errs, t.HealthCheck.validate(t.Ports))
 	}

@@ -19,6 +19,8 @@ type Cluster struct {
 	// Removed names the nodes that were removed, until their certificates have expired for certain. They are refused everywhere, and
 	// their names are not used again meanwhile.
 	Removed map[NodeID]time.Time `json:"removed,omitempty"`
+	// CA says whose certificates are believed. It is empty until the CA that the cluster was founded with is rotated for the first time.
+	CA Authority `json:"ca,omitzero"`
 }
 
 // Token is what the managers know of a join token: enough to recognise it, not enough to use it.
@@ -129,6 +131,7 @@ type draft struct {
 	at    time.Time // of the command under way
 	// which of the maps are already copies of our own
 	ownNodes, ownServices, ownTasks bool
+	reserved                        map[NodeID]Resources // nil until it is needed; see reservedOn
 }
 
 func newDraft(base *State) *draft {
@@ -174,11 +177,13 @@ func (d *draft) ownTaskMap() {
 
 func (d *draft) putTask(t Task) {
 	d.ownTaskMap()
+	d.moved(d.s.Tasks[t.ID], &t)
 	d.s.Tasks[t.ID] = &t
 }
 
 func (d *draft) deleteTask(id TaskID) {
 	d.ownTaskMap()
+	d.moved(d.s.Tasks[id], nil)
 	delete(d.s.Tasks, id)
 }
 

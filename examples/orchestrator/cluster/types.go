@@ -69,19 +69,13 @@ const (
 	maxErrorBytes   = 512    // of TaskStatus.Error
 )
 
-// Resources is what a node offers.
-type Resources struct {
-	CPUs        int   `json:"cpus,omitempty"`
-	MemoryBytes int64 `json:"memory_bytes,omitempty"`
-}
-
 // Node is a machine that runs tasks.
 type Node struct {
 	ID           NodeID            `json:"id"`
 	Address      string            `json:"address"` // of a manager's API, host:port; of a worker only its host
 	Role         Role              `json:"role"`
 	Availability Availability      `json:"availability"`
-	Labels       map[string]string `json:"labels,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"` // set by users only: a node that chose its own could draw tasks to itself
 	Resources    Resources         `json:"resources,omitzero"`
 	Key          string            `json:"key,omitempty"` // digest of the key with which it has joined
 	Session      string            `json:"session"`       // of the agent process that registered last; reports of an earlier one are refused
@@ -147,6 +141,10 @@ type TaskSpec struct {
 	Restart     RestartPolicy     `json:"restart"`
 	HealthCheck *HealthCheck      `json:"health_check,omitempty"`
 	StopGrace   time.Duration     `json:"stop_grace,omitempty"` // between SIGTERM and SIGKILL; 0: 10 s
+	// Reservations is set aside on the node of the task.
+	Reservations Resources `json:"reservations,omitzero"`
+	// ForceUpdate is counted up by an update that is to replace the tasks although nothing else has changed.
+	ForceUpdate uint64 `json:"force_update,omitempty"`
 }
 
 // ServiceSpec is what a user asks for. A changed Task makes a new version, whose tasks replace those of the old one.
@@ -156,6 +154,11 @@ type ServiceSpec struct {
 	Replicas  int               `json:"replicas"`
 	Task      TaskSpec          `json:"task"`
 	DependsOn []string          `json:"depends_on,omitempty"` // names of services; honoured by the command line when it creates them
+	// Constraints have to be fulfilled by the nodes that run the tasks. A task whose node does not any more is moved.
+	Constraints []Constraint `json:"constraints,omitempty"`
+	Update      UpdateConfig `json:"update,omitzero"`
+	Rollback    UpdateConfig `json:"rollback,omitzero"`
+	Autoscale   *Autoscale   `json:"autoscale,omitempty"` // nil: Replicas is what a user says
 }
 
 // Slot is the place of one replica. It outlives the tasks that fill it, so that their generations never repeat.
@@ -164,18 +167,27 @@ type Slot struct {
 	// Failures are the times at which the newest tasks of this slot were given up because they failed, oldest first, at most
 	// MaxSlotFailures.
 	Failures []time.Time `json:"failures,omitempty"`
+	// UpdateFailedAt is when a task of the version to which the service is being updated has first failed here; zero: none has.
+	UpdateFailedAt time.Time `json:"update_failed_at,omitzero"`
 }
 
 // Service is a set of equal tasks that the leader keeps running.
 type Service struct {
 	ID        ServiceID   `json:"id"`
 	Spec      ServiceSpec `json:"spec"`
-	Version   uint64      `json:"version"`            // of Spec.Task, from 1
+	Version   uint64      `json:"version"`            // of Spec.Task, from 1; a rollback goes back to the former number
 	Stopped   bool        `json:"stopped,omitempty"`  // an explicit stop, which no restart policy undoes
 	Removing  bool        `json:"removing,omitempty"` // its tasks are being stopped; then it disappears
 	Slots     []Slot      `json:"slots,omitempty"`    // slot n is Slots[n-1]; never shorter than it was
 	CreatedAt time.Time   `json:"created_at"`
 	UpdatedAt time.Time   `json:"updated_at"`
+	ChangedAt raft.Index  `json:"changed_at,omitempty"` // of the last change of Spec, for UpdateService.Expect
+
+	Previous        *ServiceSpec    `json:"previous,omitempty"` // before the last update
+	PreviousVersion uint64          `json:"previous_version,omitempty"`
+	LastVersion     uint64          `json:"last_version,omitempty"` // the highest that was ever used, once one was left
+	Update          *UpdateStatus   `json:"update,omitempty"`       // the last one; nil: there was none
+	Autoscaling     AutoscaleStatus `json:"autoscaling,omitzero"`
 }
 
 // TaskState is how far a task has come.
@@ -251,7 +263,7 @@ type TaskStatus struct {
 	Health    Health     `json:"health,omitempty"`
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
 	ExitCode  int        `json:"exit_code,omitempty"` // of the last run that ended
-	Error     string     `json:"error,omitempty"`     // why the last run ended, or why the task was given up
+	Error     string     `json:"error,omitempty"`     // why the last run ended, why the task was given up, or why it has no node yet
 }
 
 // Task is one replica of a service, of one generation, on one node.
@@ -270,7 +282,8 @@ type Task struct {
 	TaskStatus
 	// Failures are the times of the newest failed runs on this node, oldest first, at most MaxTaskFailures.
 	Failures  []time.Time `json:"failures,omitempty"`
-	Fence     Fence       `json:"fence"` // of the assignment, then of the wish to stop
+	Fence     Fence       `json:"fence"`             // of the assignment, then of the wish to stop
+	ReadyAt   time.Time   `json:"ready_at,omitzero"` // when it served, or had done its work, for the first time
 	CreatedAt time.Time   `json:"created_at"`
 	UpdatedAt time.Time   `json:"updated_at"` // of State
 }

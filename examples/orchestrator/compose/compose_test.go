@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -44,24 +45,34 @@ func TestGoodFile(t *testing.T) {
 					Kind: cluster.HealthExec, Command: []string{"/bin/sh", "-c", "curl -f http://localhost:8080"},
 					Interval: 2 * time.Second, Timeout: time.Second, Retries: 5, StartPeriod: 10 * time.Second,
 				},
-				StopGrace: 90 * time.Second,
+				StopGrace:    90 * time.Second,
+				Reservations: cluster.Resources{NanoCPUs: cluster.OneCPU / 4, MemoryBytes: 64 << 20},
 			},
+			Constraints: []cluster.Constraint{{Key: "node.role", Not: true, Value: "manager"}},
+			Update: cluster.UpdateConfig{
+				Parallelism: 2, Delay: 10 * time.Second, Monitor: 30 * time.Second, FailureAction: cluster.FailureRollback, MaxFailureRatio: 0.5,
+				Order: cluster.StartFirst,
+			},
+			Rollback: cluster.UpdateConfig{Parallelism: cluster.AllAtOnce},
 		},
+	}, Waits: map[string][]Wait{
+		"shop_batch": {{For: "shop_db", Condition: Started}, {For: "shop_web", Condition: Started}},
+		"shop_web":   {{For: "shop_db", Condition: Healthy}},
 	}}, p)
 }
 
 func TestEveryUnsupportedKeyIsNamed(t *testing.T) {
 	_, err := Load(context.Background(), filepath.Join("testdata", "bad.yaml"), nil)
-	require.EqualError(t, err, "testdata/bad.yaml: "+strings.Join([]string{
-		"include: not supported",
-		"services.db.env_file: not supported",
-		"services.db.extends: not supported",
-		"services.web.build: not supported",
-		"services.web.depends_on.db.restart: not supported",
-		"services.web.deploy.resources: not supported",
-		"services.web.healthcheck.start_interval: not supported",
-		"services.web.volumes: not supported",
-		"volumes: not supported",
+	require.EqualError(t, err, strings.Join([]string{
+		"testdata/bad.yaml:3: services.web.build: not supported",
+		"testdata/bad.yaml:5: services.web.volumes: not supported",
+		"testdata/bad.yaml:10: services.web.deploy.resources.limits: not supported",
+		"testdata/bad.yaml:14: services.web.healthcheck.start_interval: not supported",
+		"testdata/bad.yaml:18: services.web.depends_on.db.restart: not supported",
+		"testdata/bad.yaml:21: services.db.env_file: not supported",
+		"testdata/bad.yaml:22: services.db.extends: not supported",
+		"testdata/bad.yaml:25: volumes: not supported",
+		"testdata/bad.yaml:27: include: not supported",
 	}, "\n"))
 }
 
@@ -83,49 +94,84 @@ func TestImageAloneIsForTheRuntimeToJudge(t *testing.T) {
 	require.Equal(t, "nginx", p.Services[0].Task.Image)
 }
 
+// badValues are bodies of a service, and what is said about them.
+var badValues = map[string]string{
+	`environment: {A: b}`:                                                   `services.web: neither an image nor a command to run`,
+	`{command: a, restart: sometimes}`:                                      `services.web.restart: "sometimes"`,
+	`{command: a, restart: "always:3"}`:                                     `services.web.restart: "always:3"`,
+	`{command: a, restart: "on-failure:0"}`:                                 `services.web.restart: "on-failure:0"`,
+	`{command: a, ports: ["80"]}`:                                           `services.web.ports: 80: a published port is required`,
+	`{command: a, ports: ["53:53/udp"]}`:                                    `services.web.ports: protocol udp: not supported`,
+	`{command: a, ports: ["127.0.0.1:80:80"]}`:                              `services.web.ports: host_ip 127.0.0.1: not supported`,
+	`{command: a, ports: ["8000-8010:80"]}`:                                 `services.web.ports: published port "8000-8010"`,
+	`{command: a, ports: [{target: 80, published: 80, mode: host}]}`:        `services.web.ports: mode host: not supported`,
+	`{command: a, healthcheck: {interval: 1s}}`:                             `services.web.healthcheck.test`,
+	`{command: a, healthcheck: {test: [CMD]}}`:                              `services.web.healthcheck.test: ["CMD"]`,
+	`{command: a, healthcheck: {test: a, retries: 100000}}`:                 `services.web.healthcheck.retries: 100000: want at most 1000`,
+	`{command: a, deploy: {replicas: 5000}}`:                                `services.web: replicas 5000: want 0 to 1000`,
+	`{command: a, deploy: {replicas: -1}}`:                                  `replicas`,
+	`{command: a, depends_on: [db]}`:                                        `services.web.depends_on.db: no such service`,
+	`{command: a, depends_on: [web]}`:                                       `services.web.depends_on.web: they wait for each other`,
+	"{command: a, depends_on: [db]}\n  db: {command: b, depends_on: [web]}": `services.web.depends_on.db: they wait for each other`,
+	`{command: 7, ports: {}}`:                                               `services.web`,
+	`{command: "a`:                                                          `app/compose.yaml: yaml`,
+	`[a]`:                                                                   `services.web`,
+}
+
 func TestBadValuesAreNamed(t *testing.T) {
-	for body, want := range map[string]string{
-		`environment: {A: b}`:                                                   `services.web: neither an image nor a command to run`,
-		`{command: a, restart: sometimes}`:                                      `services.web.restart: "sometimes"`,
-		`{command: a, restart: "always:3"}`:                                     `services.web.restart: "always:3"`,
-		`{command: a, restart: "on-failure:0"}`:                                 `services.web.restart: "on-failure:0"`,
-		`{command: a, ports: ["80"]}`:                                           `services.web.ports: 80: a published port is required`,
-		`{command: a, ports: ["53:53/udp"]}`:                                    `services.web.ports: protocol udp: not supported`,
-		`{command: a, ports: ["127.0.0.1:80:80"]}`:                              `services.web.ports: host_ip 127.0.0.1: not supported`,
-		`{command: a, ports: ["8000-8010:80"]}`:                                 `services.web.ports: published port "8000-8010"`,
-		`{command: a, ports: [{target: 80, published: 80, mode: host}]}`:        `services.web.ports: mode host: not supported`,
-		`{command: a, healthcheck: {interval: 1s}}`:                             `services.web.healthcheck.test`,
-		`{command: a, healthcheck: {test: [CMD]}}`:                              `services.web.healthcheck.test: ["CMD"]`,
-		`{command: a, healthcheck: {test: a, retries: 100000}}`:                 `services.web.healthcheck.retries: 100000: want at most 1000`,
-		`{command: a, deploy: {replicas: 5000}}`:                                `services.web: replicas 5000: want 0 to 1000`,
-		`{command: a, deploy: {replicas: -1}}`:                                  `replicas`,
-		`{command: a, depends_on: [db]}`:                                        `services.web.depends_on.db: no such service`,
-		`{command: a, depends_on: [web]}`:                                       `services.web.depends_on.web: they wait for each other`,
-		"{command: a, depends_on: [db]}\n  db: {command: b, depends_on: [web]}": `services.web.depends_on.db: they wait for each other`,
-		`{command: 7, ports: {}}`:                                               `services.web`,
-		`{command: "a`:                                                          `app/compose.yaml: yaml`,
-		`[a]`:                                                                   `services.web`,
-	} {
+	for body, want := range badValues {
 		p, err := parse(body)
 		require.ErrorContains(t, err, want, body)
 		require.Nil(t, p)
 	}
 }
 
-func TestAllBadValuesAreNamedAtOnce(t *testing.T) {
-	const file = `
+// Keys, types, values and what does not fit together: all of it, in the order of the file, each with its line.
+func TestAllProblemsAreNamedAtOnce(t *testing.T) {
+	const file = `x-anchor: &anchor
+  restart: never
+
 services:
-  a: {command: a, ports: ["80:80"], restart: never}
-  b: {command: b, ports: ["80:80"], depends_on: {a: {condition: service_completed_successfully}}}
+  a:
+    <<: *anchor
+    command: a
+    ports: ["80:80"]
+    privileged: true
+  b:
+    command: b
+    ports: ["80:80", "81:80/udp"]
+    deploy:
+      replicas: many
+      placement:
+        constraints: [node.role==manager, zone==a]
+      update_config: {parallelism: 5000}
+    depends_on:
+      a: {condition: service_completed_successfully}
+      c: {condition: service_completed_successfully}
+      d: {condition: service_started}
+      e: {condition: service_started}
+  c:
+    command: c
+    restart: always
+    environment: 7
+  d: 7
+networks: {}
 `
 	_, err := Parse(context.Background(), "app/compose.yaml", []byte(file), nil)
-	for _, want := range []string{
-		`services.a.restart: "never"`,
-		`services.b.depends_on.a.condition: service_completed_successfully: not supported`,
-		`services.b.ports: port 80 is published by service a already`,
-	} {
-		require.ErrorContains(t, err, want)
-	}
+	require.EqualError(t, err, strings.Join([]string{
+		`app/compose.yaml:2: services.a.restart: "never": want no, always, on-failure[:N] or unless-stopped`,
+		`app/compose.yaml:9: services.a.privileged: not supported`,
+		`app/compose.yaml:12: services.b.ports: protocol udp: not supported`,
+		`app/compose.yaml:12: services.b.ports: port 80 is published by service a already`,
+		`app/compose.yaml:14: services.b.deploy.replicas: failed to cast to expected type: strconv.Atoi: parsing "many": invalid syntax`,
+		`app/compose.yaml:16: services.b.deploy.placement.constraints: constraint "zone==a": want node.id, node.hostname, node.role or node.labels.NAME, not "zone"`,
+		`app/compose.yaml:17: services.b.deploy.update_config.parallelism: 5000: want at most 1000`,
+		"app/compose.yaml:20: services.b.depends_on.c: service c has `restart: always`, so it never completes",
+		`app/compose.yaml:22: services.b.depends_on.e: no such service`,
+		`app/compose.yaml:26: services.c.environment: must be a mapping`,
+		`app/compose.yaml:27: services.d: must be a mapping`,
+		`app/compose.yaml:28: networks: not supported`,
+	}, "\n"))
 }
 
 func TestFilesThatAreNone(t *testing.T) {
@@ -147,15 +193,25 @@ func TestFilesThatAreNone(t *testing.T) {
 	require.Error(t, err)
 }
 
+// A file is read as services that can be run, or it is refused; it never is the end of the program. The seeds have every key that is
+// supported and every mistake that the tests above know.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("services:\n  web:\n    command: ./web\n    ports: [\"80:80\"]\n    restart: on-failure:3\n"))
-	f.Add([]byte("services:\n  web:\n    image: a\n    healthcheck: {test: [CMD, a], interval: 1s}\n    deploy: {replicas: 2}\n"))
+	for _, name := range []string{"good.yaml", "bad.yaml"} {
+		content, err := os.ReadFile(filepath.Join("testdata", name))
+		require.NoError(f, err)
+		f.Add(content)
+	}
+	for body := range badValues {
+		f.Add([]byte("services:\n  web:\n    " + body + "\n"))
+	}
 	f.Fuzz(func(t *testing.T, content []byte) {
 		p, err := Parse(context.Background(), "app/compose.yaml", content, nil)
-		if err == nil {
-			for _, s := range p.Services {
-				require.NoError(t, s.Validate())
-			}
+		if err != nil {
+			require.Nil(t, p)
+			return
+		}
+		for _, s := range p.Services {
+			require.NoError(t, s.Validate())
 		}
 	})
 }

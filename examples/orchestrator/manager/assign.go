@@ -16,14 +16,18 @@ import (
 
 // assignments reads from a state what one node has to do.
 func (m *Manager) assignments(s *cluster.State, node cluster.NodeID) agent.Assignments {
-	return agent.Assignments{Fence: s.Fence(), Tasks: s.TasksOn(node), Services: publishTable(s), Managers: m.managerAPIs(s)}
+	a := agent.Assignments{Fence: s.Fence(), Tasks: s.TasksOn(node), Services: publishTable(s), Managers: m.managerAPIs(s)}
+	if ca := s.Cluster.CA; ca.Signing != "" {
+		a.Trust = &agent.Trust{Bundle: ca.Bundle(), Signing: ca.Signing}
+	}
+	return a
 }
 
 // publishTable says which tasks stand behind each published port. A service that runs but has no task that serves keeps its port: a
 // client then waits for one instead of being refused.
 func publishTable(s *cluster.State) publish.Table {
 	table := publish.Table{}
-	for _, sv := range s.SortedServices() {
+	for _, sv := range s.Services { // order-free
 		if sv.Stopped || sv.Removing {
 			continue
 		}
@@ -31,18 +35,24 @@ func publishTable(s *cluster.State) publish.Table {
 			table[p.Published] = nil
 		}
 	}
-	for _, sv := range s.SortedServices() {
-		for _, t := range s.TasksOf(sv.ID) {
-			if !t.Serving() {
-				continue
+	if len(table) == 0 {
+		return table
+	}
+	// Once through all tasks: this is asked by every agent at every change.
+	var serving []*cluster.Task
+	for _, t := range s.Tasks { // order-free: sorted below
+		if len(t.Spec.Ports) > 0 && t.Serving() {
+			serving = append(serving, t)
+		}
+	}
+	slices.SortFunc(serving, cluster.CompareTasks)
+	for _, t := range serving {
+		for _, p := range t.Spec.Ports {
+			if _, published := table[p.Published]; !published {
+				continue // of a version that the service has left behind
 			}
-			for _, p := range t.Spec.Ports {
-				if _, published := table[p.Published]; !published {
-					continue // of a version that the service has left behind
-				}
-				if i := slices.IndexFunc(t.Endpoints, func(e cluster.Endpoint) bool { return e.Target == p.Target }); i >= 0 {
-					table[p.Published] = append(table[p.Published], publish.Backend{ID: string(t.ID), Address: t.Endpoints[i].Address})
-				}
+			if i := slices.IndexFunc(t.Endpoints, func(e cluster.Endpoint) bool { return e.Target == p.Target }); i >= 0 {
+				table[p.Published] = append(table[p.Published], publish.Backend{ID: string(t.ID), Address: t.Endpoints[i].Address})
 			}
 		}
 	}
@@ -97,7 +107,8 @@ func (w *watchers) look(node cluster.NodeID, a agent.Assignments) (cluster.Fence
 		Tasks    []wish
 		Services publish.Table
 		Managers []string
-	}{Epoch: a.Fence.Epoch, Services: a.Services, Managers: a.Managers}
+		Trust    *agent.Trust
+	}{Epoch: a.Fence.Epoch, Services: a.Services, Managers: a.Managers, Trust: a.Trust}
 	for _, t := range a.Tasks {
 		asks.Tasks = append(asks.Tasks, wish{t.ID, t.Desired, t.Kills})
 	}

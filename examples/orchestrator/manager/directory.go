@@ -28,7 +28,7 @@ const (
 	caDir        = "ca"        // the CA with its key; managers only
 	raftDir      = "raft"      // log, votes and snapshots; managers only
 	agentDir     = "agent"     // what the agent has accepted
-	tasksDir     = "tasks"     // what the process runtime runs
+	tasksDir     = "tasks"     // what the process runtime runs; of containers, the output of former runs
 )
 
 // Settings say who a node is. They are fixed when its data directory is made, except that Entering ends.
@@ -42,6 +42,11 @@ type Settings struct {
 	Members []api.Member `json:"members"`
 	// Entering says that this manager has a certificate and is no member yet. It asks for that when it is started.
 	Entering bool `json:"entering,omitempty"`
+
+	Runtime    RuntimeKind `json:"runtime,omitempty"`     // what the node's tasks are; default: processes
+	DockerHost string      `json:"docker_host,omitempty"` // where the node's Docker Engine listens; default: docker.DefaultHost
+	// Lost are the managers that a forced recovery has left behind. They are removed for ever as soon as this one leads.
+	Lost []cluster.NodeID `json:"lost,omitempty"`
 }
 
 // self returns the entry of this manager.
@@ -71,6 +76,7 @@ func (s *Settings) validate() error {
 	if s.Host == "" {
 		errs = append(errs, errors.New("host: required"))
 	}
+	errs = append(errs, s.validateRuntime())
 	for _, m := range s.Members {
 		for what, address := range map[string]string{"API": m.API, "raft": m.Raft} {
 			if _, _, err := net.SplitHostPort(address); err != nil {
@@ -189,27 +195,51 @@ func KnownAPIs(dir string, s Settings) []string {
 // ErrNoNode says that a directory is not a node's.
 var ErrNoNode = errors.New("no node has been set up there")
 
-// Load reads who the node of a directory is, and its credentials. now is the clock for certificates; nil: time.Now.
-func Load(dir string, now func() time.Time) (s Settings, credentials *pki.Credentials, err error) {
+// LoadSettings reads who the node of a directory is.
+func LoadSettings(dir string) (s Settings, err error) {
 	path := filepath.Join(dir, settingsFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil, fmt.Errorf("data directory %s: %w", dir, ErrNoNode)
+		return s, fmt.Errorf("data directory %s: %w", dir, ErrNoNode)
 	} else if err != nil {
-		return s, nil, err
+		return s, err
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	if err := errors.Join(decoder.Decode(&s), s.validate()); err != nil {
-		return s, nil, fmt.Errorf("%s: %w", path, err)
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Load reads who the node of a directory is, and its credentials. now is the clock for certificates; nil: time.Now.
+func Load(dir string, now func() time.Time) (s Settings, credentials *pki.Credentials, err error) {
+	s, lapsed, err := Lapsed(dir, now)
+	if err != nil {
+		return s, nil, err
+	}
+	if lapsed != nil && s.Role == cluster.RoleWorker {
+		return s, nil, &LapsedError{Directory: dir, Node: s.Node, At: lapsed.ExpiredAt}
 	}
 	if credentials, err = pki.Load(filepath.Join(dir, pkiDir), now); err != nil {
 		return s, nil, err
 	}
 	id := credentials.Identity()
-	if id.Node != s.Node || id.Cluster != s.Cluster || id.Role != s.Role {
+	sameCluster := id.Cluster == s.Cluster || s.Role == cluster.RoleWorker && pki.Lineage(id.Cluster) == pki.Lineage(s.Cluster)
+	if id.Node != s.Node || !sameCluster || id.Role != s.Role {
 		return s, nil, fmt.Errorf("%s: the certificate in %s is that of %s %s of cluster %s, not of %s %s of cluster %s; put back the one that belongs here",
 			dir, pkiDir, id.Role, id.Node, id.Cluster, s.Role, s.Node, s.Cluster)
 	}
 	return s, credentials, nil
+}
+
+// PageToken makes a token for the buttons of the status pages, from a manager's data directory.
+func PageToken(dir string, until time.Time) (string, error) {
+	ca, err := loadAuthority(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is no manager's data directory: only managers have status pages", dir)
+	} else if err != nil {
+		return "", err
+	}
+	return ca.PageToken(until)
 }

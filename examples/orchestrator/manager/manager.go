@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,7 +21,6 @@ import (
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
 	"github.com/steadyraft/raft/examples/orchestrator/pki"
 	"github.com/steadyraft/raft/examples/orchestrator/publish"
-	"github.com/steadyraft/raft/examples/orchestrator/runtime/process"
 	"github.com/steadyraft/raft/storage/wal"
 	"github.com/steadyraft/raft/transport/tcp"
 )
@@ -40,14 +38,22 @@ const stopTimeout = 5 * time.Second
 type Options struct {
 	Logger     *slog.Logger // default: none
 	StopOnExit bool         // stop the node's tasks when Run ends; default: leave them running for the next start
+	// StopWhenCutOff is after how long without a leader that hears the node its tasks are stopped. Default: never, they go on.
+	StopWhenCutOff time.Duration
 	// Publish adjusts the proxies of the published ports; Host and Logger are filled in.
 	Publish publish.Options
+	// Page is where the status page is served, as ListenPage opens it; nil: nowhere. The manager closes it, also when Open returns an error.
+	Page net.Listener
 	// ShimProgram answers process.ShimCommand; default: the running executable.
 	ShimProgram string
 
 	Now                 func() time.Time // the clock for certificates. Default: time.Now
 	CertificateLifetime time.Duration    // of the certificates that this manager signs. Default: pki.NodeLifetime
 	RenewInterval       time.Duration    // how often it looks whether its own has to be renewed. Default: 1 minute
+
+	// ReplaceVotersAfter is how long a manager with a vote has to be down before the leader gives its vote to a standby. Default: 1 minute.
+	// Negative: never.
+	ReplaceVotersAfter time.Duration
 }
 
 // Manager is one manager. Make it with Open, run it with Run, once.
@@ -56,21 +62,28 @@ type Manager struct {
 	settings    Settings
 	self        api.Member
 	credentials *pki.Credentials
-	ca          *pki.CA
-	renewal     api.Renewal
+	authorities authorities
+	lifetime    time.Duration // of the certificates that it signs
+	renewal     *api.Renewal
 	log         *slog.Logger
+
+	replaceVotersAfter time.Duration
 
 	machine  *cluster.Machine
 	node     *raft.Node
 	network  *tcp.Transport
 	listener net.Listener
-	tasks    *process.Runtime
-	peers    *api.Client // to other managers; used with Exchange only
+
+	pageListener net.Listener // nil: there is no status page
+
+	peers *api.Client // to other managers; used with Exchange only
 
 	agentOptions agent.Options
+	closeTasks   func() error // of the runtime; the tasks go on
 
 	office   atomic.Pointer[office] // nil while this manager does not lead
 	watchers watchers
+	outputs  outputs
 	closing  chan struct{} // closed when Run ends
 	problems problems
 }
@@ -80,29 +93,33 @@ func Open(dir string, opts Options) (_ *Manager, err error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{dir: dir, log: opts.Logger, machine: cluster.NewMachine(), closing: make(chan struct{})}
+	m := &Manager{dir: dir, log: opts.Logger, machine: cluster.NewMachine(), pageListener: opts.Page, closing: make(chan struct{})}
+	m.replaceVotersAfter = cmp.Or(opts.ReplaceVotersAfter, defaultReplaceVotersAfter)
+	defer func() {
+		if err != nil {
+			m.release()
+		}
+	}()
+	if err := renewLapsed(dir, opts.Now, opts.CertificateLifetime); err != nil {
+		return nil, err
+	}
 	if m.settings, m.credentials, err = Load(dir, opts.Now); err != nil {
 		return nil, err
 	}
 	if m.settings.Role != cluster.RoleManager {
 		return nil, fmt.Errorf("the node in %s is a %s", dir, m.settings.Role)
 	}
-	if m.ca, err = pki.LoadCA(filepath.Join(dir, caDir)); err != nil {
+	m.lifetime = opts.CertificateLifetime
+	if m.lifetime <= 0 {
+		m.lifetime = pki.NodeLifetime
+	}
+	if err := m.loadAuthorities(); err != nil {
 		return nil, err
 	}
-	if opts.CertificateLifetime > 0 {
-		m.ca.Lifetime = opts.CertificateLifetime
-	}
-	m.ca.Now = m.credentials.Now
 	m.credentials.Refuse(func(id pki.Identity) error { return m.notRemoved(id.Node) })
 	if m.self, err = m.settings.self(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			m.release()
-		}
-	}()
 	if m.listener, err = listen("API", m.self.API); err != nil {
 		return nil, err
 	}
@@ -126,21 +143,21 @@ func Open(dir string, opts Options) (_ *Manager, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m.tasks, err = process.New(TasksDirectory(dir), opts.ShimProgram)
+	tasks, closeTasks, err := OpenRuntime(dir, m.settings, opts.ShimProgram, m.log)
 	if err != nil {
 		return nil, err
 	}
+	m.closeTasks = closeTasks
 	m.peers = api.NewClient(m.credentials)
 	m.agentOptions = agent.Options{
-		Node: m.settings.Node, Host: m.settings.Host, Directory: AgentDirectory(dir), Runtime: m.tasks,
+		Node: m.settings.Node, Host: m.settings.Host, Directory: AgentDirectory(dir), Runtime: tasks,
 		Dial:     func(address string) agent.Managers { return api.NewClient(m.credentials, address) },
-		Managers: m.settings.APIs(), Address: m.self.API, Role: cluster.RoleManager, Resources: cluster.Resources{CPUs: runtime.NumCPU()},
-		StopOnExit: opts.StopOnExit, Publish: opts.Publish, Logger: m.log,
+		Managers: m.settings.APIs(), Address: m.self.API, Role: cluster.RoleManager, Resources: agent.MachineResources(),
+		StopOnExit: opts.StopOnExit, StopWhenCutOff: opts.StopWhenCutOff, Publish: opts.Publish, Logger: m.log, CA: m.caReport,
 	}
-	m.renewal = api.Renewal{
-		Credentials: m.credentials, Directory: CredentialsDirectory(dir), Interval: opts.RenewInterval, Logger: m.log,
-		Managers: func() []string { return []string{m.self.API} }, // it has the CA's key
-	}
+	m.renewal = api.NewRenewal()
+	m.renewal.Credentials, m.renewal.Directory, m.renewal.Interval, m.renewal.Logger = m.credentials, CredentialsDirectory(dir), opts.RenewInterval, m.log
+	m.renewal.Managers = func() []string { return []string{m.self.API} } // it has the CA's key
 	return m, nil
 }
 
@@ -165,6 +182,12 @@ func (m *Manager) release() {
 	}
 	if m.network != nil {
 		_ = m.network.Close()
+	}
+	if m.closeTasks != nil {
+		_ = m.closeTasks()
+	}
+	if m.pageListener != nil {
+		_ = m.pageListener.Close()
 	}
 }
 
@@ -214,8 +237,13 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 	})
 	start(&running, serving, "certificate", m.renewal.Run)
+	start(&running, serving, "CA", m.followCA)
+	if m.pageListener != nil {
+		page := m.newPage()
+		start(&running, serving, "status page", func(ctx context.Context) error { return page.run(ctx, m.pageListener) })
+	}
 	start(&agentRunning, working, "agent", func(ctx context.Context) error {
-		if err := m.enter(ctx); err != nil || ctx.Err() != nil {
+		if err := errors.Join(m.enter(ctx), m.removeLost(ctx)); err != nil || ctx.Err() != nil {
 			return err
 		}
 		worker, err := agent.New(m.agentOptions)
@@ -238,6 +266,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	err := m.stopNode()
 	running.Wait()
 	m.peers.Close()
+	err = errors.Join(err, m.closeTasks())
 	if ctx.Err() == nil { // nobody asked it to stop
 		err = errors.Join(context.Cause(working), err)
 	}

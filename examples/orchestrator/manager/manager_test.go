@@ -28,6 +28,9 @@ import (
 
 const patience = time.Minute
 
+// replaceAfter is much shorter than in the field: a node counts as down after some seconds in any case.
+const replaceAfter = 100 * time.Millisecond
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fixture is a cluster of one manager and its authority.
@@ -39,6 +42,7 @@ type fixture struct {
 	manager *manager.Manager
 	stop    func()
 	clock   func() time.Time // for certificates; nil: the real one
+	page    net.Listener     // nil: no status page
 }
 
 func found(t *testing.T) *fixture {
@@ -73,7 +77,7 @@ var ports atomic.Int32
 
 func (f *fixture) run() {
 	f.t.Helper()
-	m, err := manager.Open(f.dir, manager.Options{Now: f.clock, RenewInterval: renewInterval, Logger: testLogger(f.t)})
+	m, err := manager.Open(f.dir, manager.Options{Now: f.clock, RenewInterval: renewInterval, ReplaceVotersAfter: replaceAfter, Page: f.page, Logger: testLogger(f.t)})
 	require.NoError(f.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -88,7 +92,7 @@ func (f *fixture) run() {
 		}
 	}
 	f.t.Cleanup(f.stop)
-	client := f.client("m1", cluster.RoleManager)
+	client := f.operator()
 	require.Eventually(f.t, func() bool {
 		v, err := client.State(within(f.t))
 		return err == nil && v.State.Nodes["m1"] != nil && v.State.Nodes["m1"].Status == cluster.NodeReady
@@ -175,13 +179,20 @@ func TestCommandsOfTheControlLoopAreNotTakenFromOutside(t *testing.T) {
 	client := f.client("m1", cluster.RoleManager)
 	for _, op := range []cluster.Op{
 		cluster.StartEpoch{Leader: "m1"}, cluster.SetNodeStatus{Node: "m1", Status: cluster.NodeDown}, cluster.LoseTask{Task: "a"},
-		cluster.Report{Node: "m1"}, cluster.RegisterNode{Node: "w1"},
+		cluster.Report{Node: "m1"}, cluster.RegisterNode{Node: "w1"}, cluster.ExplainTask{Task: "a"}, cluster.EndUpdate{Service: "a"},
+		cluster.NoteLoad{Service: "a"}, cluster.AutoscaleService{Service: "a"},
+		cluster.BeginRotation{Old: cluster.TrustedCA{Digest: "a"}, New: cluster.TrustedCA{Digest: "b"}}, cluster.UseNewCA{New: "b"}, cluster.EndRotation{Signing: "b"},
 	} {
 		_, err := client.Do(within(t), op)
 		requireCode(t, api.CodeForbidden, err)
 	}
-	_, err := client.Do(within(t), cluster.RemoveService{Service: "none"})
-	requireCode(t, string(cluster.NotFound), err)
+	for _, op := range []cluster.Op{
+		cluster.RemoveService{Service: "none"}, cluster.RollbackService{Service: "none"}, cluster.SetAutoscale{Service: "none"},
+		cluster.SetLabels{Node: "none"},
+	} {
+		_, err := client.Do(within(t), op)
+		requireCode(t, string(cluster.NotFound), err)
+	}
 }
 
 func TestAgentsAreToldWhenTheyAreReplacedOrUnknown(t *testing.T) {

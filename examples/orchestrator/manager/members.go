@@ -44,8 +44,20 @@ func (m *Manager) join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, 
 	if state.Nodes[r.Node] == nil && isMember(&configuration, raft.NodeID(r.Node)) {
 		return api.JoinAnswer{}, &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf("there is a manager %s already; choose another name", r.Node)}
 	}
+	if state.Cluster.CA.Phase() != cluster.NoRotation {
+		return api.JoinAnswer{}, &api.Error{Code: string(cluster.Conflict), Message: cluster.Rotating}
+	}
+	ca, err := m.signer()
+	if err != nil {
+		return api.JoinAnswer{}, err
+	}
+	if r.Former != nil {
+		if op.Key, err = comesBack(ca, r, role, state); err != nil {
+			return api.JoinAnswer{}, err
+		}
+	}
 	// Signed before the node is admitted, and shown after: a request that cannot be signed must not use up the name.
-	certificate, err := m.signJoin(r, role)
+	certificate, err := signJoin(ca, r, role)
 	if err != nil {
 		return api.JoinAnswer{}, invalid(err)
 	}
@@ -56,26 +68,35 @@ func (m *Manager) join(ctx context.Context, r api.JoinRequest) (api.JoinAnswer, 
 	if result.Role != role { // a secret opens one role, so this cannot be; a certificate of the wrong one must not get out
 		return api.JoinAnswer{}, unavailable("the join token has changed meanwhile")
 	}
-	answer := api.JoinAnswer{Cluster: m.settings.Cluster, Role: role, CA: m.ca.CertificatePEM(), Certificate: certificate, Managers: m.members()}
+	answer := api.JoinAnswer{Cluster: m.settings.Cluster, Role: role, CA: ca.CertificatePEM(), Certificate: certificate}
+	for _, member := range m.members() {
+		if member.API != "" { // otherwise it has joined a moment ago, and its agent has not said yet where it can be reached
+			answer.Managers = append(answer.Managers, member)
+		}
+	}
 	if role == cluster.RoleManager { // it signs for others in its turn
-		answer.CAKey, err = m.ca.KeyPEM()
+		answer.CAKey, err = ca.KeyPEM()
 	}
 	return answer, err
 }
 
 // signJoin signs the certificate of a node that joins. The host is only the node's word, and a worker serves nobody under TLS: in its
 // certificate it could be a manager's, for clients that check host names.
-func (m *Manager) signJoin(r api.JoinRequest, role cluster.Role) ([]byte, error) {
+func signJoin(ca *pki.CA, r api.JoinRequest, role cluster.Role) ([]byte, error) {
 	if role != cluster.RoleManager {
-		return m.ca.Sign(r.Request, r.Node, role)
+		return ca.Sign(r.Request, r.Node, role)
 	}
-	return m.ca.Sign(r.Request, r.Node, role, r.Host)
+	return ca.Sign(r.Request, r.Node, role, r.Host)
 }
 
 // renew signs another certificate for whoever asks, with the same name, role and hosts.
 func (m *Manager) renew(ctx context.Context, r api.RenewRequest) (api.RenewAnswer, error) {
 	c := callerOf(ctx)
-	certificate, err := m.ca.Sign(r.Request, c.Node, c.Role, c.hosts...)
+	ca, err := m.signer()
+	if err != nil {
+		return api.RenewAnswer{}, err
+	}
+	certificate, err := ca.Sign(r.Request, c.Node, c.Role, c.hosts...)
 	if err != nil {
 		err = &api.Error{Code: string(cluster.Invalid), Message: err.Error()}
 	}
@@ -110,7 +131,7 @@ func (m *Manager) enter(ctx context.Context) error {
 		var answer *api.Error
 		switch {
 		case err == nil:
-			m.log.Info("this manager is a member, with a vote")
+			m.log.Info("this manager is a member", "vote", !m.self.Standby)
 			settings := m.settings
 			settings.Entering = false
 			return settings.save(m.dir)
@@ -123,7 +144,8 @@ func (m *Manager) enter(ctx context.Context) error {
 	}
 }
 
-// admitManager adds a manager to the members, first without a vote, and gives it one when it has the log (dissertation §4.2.1). It runs
+// admitManager adds a manager to the members, first without a vote, and gives it one when it has the log (dissertation §4.2.1), unless it
+// wants to be a standby. It runs
 // on the leader, and may be asked for again after it was broken off.
 func (m *Manager) admitManager(ctx context.Context, r api.EnterRequest) (none, error) {
 	if err := callerOf(ctx).mayActAs(r.Member.ID); err != nil {
@@ -143,6 +165,9 @@ func (m *Manager) admitManager(ctx context.Context, r api.EnterRequest) (none, e
 	}
 	if err := m.notRemoved(r.Member.ID); err != nil {
 		return none{}, errors.Join(err, m.dismiss(ctx, id))
+	}
+	if r.Member.Standby {
+		return none{}, nil
 	}
 	return none{}, m.giveVote(ctx, id)
 }
@@ -286,7 +311,7 @@ func (m *Manager) remove(ctx context.Context, r api.RemoveRequest) (none, error)
 	}
 	node := m.machine.View().Nodes[r.Node]
 	force := member || node != nil && (r.Force || node.Role == cluster.RoleManager)
-	until := m.credentials.Now().Add(max(m.ca.Lifetime, pki.NodeLifetime) + time.Hour) // whatever it holds now has expired by then
+	until := m.credentials.Now().Add(max(m.lifetime, pki.NodeLifetime) + time.Hour) // whatever it holds now has expired by then
 	if _, err := m.propose(ctx, cluster.RemoveNode{Node: r.Node, Until: until, Force: force}); err != nil {
 		return none{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/steadyraft/raft"
+	"github.com/steadyraft/raft/examples/orchestrator/agent"
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
 	"github.com/steadyraft/raft/examples/orchestrator/plan"
 )
@@ -26,10 +27,12 @@ type office struct {
 
 	mu    sync.Mutex
 	heard map[cluster.NodeID]time.Time
+	cas   map[cluster.NodeID]agent.CAReport // what the nodes have said last about the CAs
+	loads map[cluster.NodeID]map[cluster.TaskID]plan.Load
 }
 
 func newOffice(epoch raft.Term) *office {
-	return &office{epoch: epoch, news: make(chan struct{}, 1), heard: make(map[cluster.NodeID]time.Time)}
+	return &office{epoch: epoch, news: make(chan struct{}, 1), heard: make(map[cluster.NodeID]time.Time), loads: make(map[cluster.NodeID]map[cluster.TaskID]plan.Load)}
 }
 
 // hear notes a sign of life.
@@ -43,6 +46,48 @@ func (o *office) hear(id cluster.NodeID, s *cluster.State, now time.Time) {
 		default:
 		}
 	}
+}
+
+// weigh notes what a node says that its tasks use. Of tasks of others it says nothing that counts.
+func (o *office) weigh(id cluster.NodeID, loads map[cluster.TaskID]float64, s *cluster.State, now time.Time) {
+	of := make(map[cluster.TaskID]plan.Load)
+	for task, percent := range loads {
+		if t := s.Tasks[task]; t != nil && t.Node == id && percent >= 0 {
+			of[task] = plan.Load{CPU: percent, At: now}
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if delete(o.loads, id); len(of) > 0 {
+		o.loads[id] = of
+	}
+}
+
+// load returns what is known of every task.
+func (o *office) load() map[cluster.TaskID]plan.Load {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := make(map[cluster.TaskID]plan.Load)
+	for _, of := range o.loads { // order-free: a task is on one node
+		maps.Copy(all, of)
+	}
+	return all
+}
+
+// note keeps what a node says about the CAs.
+func (o *office) note(id cluster.NodeID, ca agent.CAReport) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cas == nil {
+		o.cas = make(map[cluster.NodeID]agent.CAReport)
+	}
+	o.cas[id] = ca
+}
+
+func (o *office) reports() map[cluster.NodeID]agent.CAReport {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return maps.Clone(o.cas)
 }
 
 func (o *office) signs() map[cluster.NodeID]time.Time {
@@ -67,6 +112,11 @@ func (m *Manager) lead(ctx context.Context, epoch raft.Term) error {
 	m.office.Store(o)
 	defer m.office.CompareAndSwap(o, nil)
 	m.log.Info("this manager leads", "epoch", epoch)
+	keeping, endKeeping := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { m.keepVoters(keeping) })
+	defer keeper.Wait()
+	defer endKeeping()
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -74,10 +124,15 @@ func (m *Manager) lead(ctx context.Context, epoch raft.Term) error {
 		state, replaced := m.machine.Watch()
 		now := time.Now()
 		commands, next := plan.Nodes(state, o.signs(), now)
-		more, later := plan.Plan(state, now)
-		commands = append(commands, more...)
-		if !later.IsZero() && (next.IsZero() || later.Before(next)) {
-			next = later
+		add := func(more []cluster.Command, later time.Time) {
+			commands = append(commands, more...)
+			if !later.IsZero() && (next.IsZero() || later.Before(next)) {
+				next = later
+			}
+		}
+		add(plan.Plan(state, now))
+		if plan.Scales(state) {
+			add(plan.Scale(state, o.load(), now))
 		}
 		if len(commands) > 0 {
 			if !m.proposeAll(ctx, epoch, commands) && !pause(ctx, retryPause) {

@@ -45,6 +45,12 @@ func (m *Manager) newServer() *http.Server {
 	mux.HandleFunc("POST "+api.PathWatch, m.forAgents(handle(m.watch)))
 	mux.HandleFunc("POST "+api.PathRenew, m.forAgents(bounded(maxSelfBytes, m.upToDate(handle(m.renew)))))
 	mux.HandleFunc("POST "+api.PathRemove, m.forAgents(m.upToDate(m.atLeader(handle(m.remove)))))
+	mux.HandleFunc("POST "+api.PathOutput+"/{id}", m.forAgentsAtLength(m.output))
+	mux.HandleFunc("POST "+api.PathEvents, m.forManagers(m.upToDate(patiently(handle(m.events)))))
+	mux.HandleFunc("POST "+api.PathLogs, m.forManagers(m.upToDate(patiently(m.logs))))
+	mux.HandleFunc("POST "+api.PathRotate, m.forManagers(m.upToDate(m.atLeader(handle(m.rotate)))))
+	mux.HandleFunc("POST "+api.PathCAKey, m.forManagers(m.upToDate(handle(m.caKey))))
+	mux.HandleFunc("POST "+api.PathWanted, m.forManagers(m.upToDate(handle(m.wanted))))
 	mux.HandleFunc("GET "+api.PathStatus, m.forManagers(handle(m.status)))
 	mux.HandleFunc("GET "+api.PathState, m.forManagers(m.upToDate(handle(m.view))))
 	mux.HandleFunc("POST "+api.PathCommand, m.forManagers(m.upToDate(handle(m.command))))
@@ -115,6 +121,11 @@ func forAnybody(next http.HandlerFunc) http.HandlerFunc {
 // forAgents lets every node of the cluster in. TLS has made sure that the certificate is the cluster's; that it is still good is looked
 // at with every request, because a connection may last longer.
 func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
+	return m.forAgentsAtLength(bounded(api.MaxRequestBytes, next))
+}
+
+// forAgentsAtLength is forAgents for requests of any length.
+func (m *Manager) forAgentsAtLength(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := pki.PeerIdentity(r.TLS)
 		if err != nil {
@@ -129,12 +140,22 @@ func (m *Manager) forAgents(next http.HandlerFunc) http.HandlerFunc {
 		if !now.Before(pki.RenewAt(cert)) {
 			w.Header().Set("Connection", "close") // the next request makes a new one, with the certificate that is the newest by then
 		}
+		issuer, ca := m.credentials.IssuerOf(cert), m.machine.View().Cluster.CA
+		trusted := func(t cluster.TrustedCA) bool { return t.Digest == issuer }
+		if issuer == "" || len(ca.Trusted) > 0 && !slices.ContainsFunc(ca.Trusted, trusted) {
+			w.Header().Set("Connection", "close")
+			fail(w, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s is of a CA that was dropped; the node has to join anew", id.Node)})
+			return
+		}
+		if ca.Signing != "" && issuer != ca.Signing {
+			w.Header().Set("Connection", "close") // as above
+		}
 		if now.After(cert.NotAfter) {
 			fail(w, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s has expired", id.Node)})
 			return
 		}
 		who := caller{Identity: id, relays: r.Header.Get(api.RelayedHeader) != "", hosts: pki.Hosts(cert)}
-		bounded(api.MaxRequestBytes, next)(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
+		next(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
 	}
 }
 
@@ -349,7 +370,7 @@ func (m *Manager) register(ctx context.Context, r agent.Registration) (none, err
 		return none{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("the certificate of node %s says %s, not %s", c.Node, c.Role, r.Role)}
 	}
 	_, err := m.propose(ctx, cluster.RegisterNode{
-		Node: r.Node, Address: r.Address, Role: r.Role, Labels: r.Labels, Resources: r.Resources, Session: r.Session,
+		Node: r.Node, Address: r.Address, Role: r.Role, Resources: r.Resources, Session: r.Session,
 	})
 	return none{}, err
 }
@@ -372,6 +393,8 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 		return agent.Assignments{}, err
 	}
 	o.hear(h.Node, state, time.Now())
+	o.weigh(h.Node, h.Loads, state, time.Now())
+	o.note(h.Node, h.CA)
 	m.problems.note(h.Node, h.Problems)
 	report := cluster.Report{Node: h.Node, Session: h.Session, Tasks: h.Tasks}
 	if report.News(state) {
@@ -379,7 +402,9 @@ func (m *Manager) heartbeat(ctx context.Context, h agent.Heartbeat) (agent.Assig
 			return agent.Assignments{}, err
 		}
 	}
-	return m.assignments(m.machine.View(), h.Node), nil
+	answer := m.assignments(m.machine.View(), h.Node)
+	answer.Output = m.outputs.wantedOf(h.Node, time.Now())
+	return answer, nil
 }
 
 // watch answers from this manager's own state, which may lag behind: the fence in the answer tells.
@@ -430,6 +455,10 @@ func (m *Manager) status(context.Context, none) (api.Status, error) {
 	status := api.Status{
 		Node: m.settings.Node, State: s.State, Failure: s.Failure, Role: s.Role.String(), Term: s.Term, Leader: cluster.NodeID(s.Leader),
 		Commit: s.CommitIndex, Applied: s.AppliedIndex, CanCommit: s.CanCommit, WhyNot: s.WhyNot, Members: m.members(),
+		Last: s.LastIndex,
+	}
+	if m.pageListener != nil {
+		status.Page = "http://" + m.pageListener.Addr().String() + "/"
 	}
 	if o := m.office.Load(); o != nil {
 		status.Epoch, status.Problems = o.epoch, m.problems.all()
@@ -445,7 +474,7 @@ func (m *Manager) command(ctx context.Context, raw json.RawMessage) (cluster.Res
 	}
 	switch c.Op.(type) {
 	case cluster.CreateService, cluster.UpdateService, cluster.ScaleService, cluster.StopService, cluster.StartService,
-		cluster.RemoveService, cluster.SetAvailability, cluster.SetToken, cluster.KillTask:
+		cluster.RemoveService, cluster.RestoreServices, cluster.RollbackService, cluster.SetAutoscale, cluster.SetAvailability, cluster.SetLabels, cluster.SetToken, cluster.KillTask:
 		return m.propose(ctx, c.Op)
 	default:
 		return cluster.Result{}, &api.Error{Code: api.CodeForbidden, Message: fmt.Sprintf("%T is not an operation of users", c.Op)}
@@ -455,10 +484,10 @@ func (m *Manager) command(ctx context.Context, raw json.RawMessage) (cluster.Res
 func (m *Manager) changeLeader(ctx context.Context, c api.ChangeLeaderRequest) (api.ChangeLeaderAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if c.Target == m.settings.Node {
-		return api.ChangeLeaderAnswer{}, &api.Error{Code: string(cluster.Conflict), Message: fmt.Sprintf("manager %s leads already", c.Target)}
-	}
 	term := m.node.Leadership().Term
+	if c.Target == m.settings.Node { // perhaps since the answer to the same request was lost
+		return api.ChangeLeaderAnswer{From: c.Target, To: c.Target, Term: term}, nil
+	}
 	err := m.node.ChangeLeader(ctx, raft.NodeID(c.Target))
 	if refused := (*raft.MembershipError)(nil); errors.As(err, &refused) {
 		return api.ChangeLeaderAnswer{}, &api.Error{Code: string(cluster.Invalid), Message: err.Error()}

@@ -7,6 +7,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,6 +25,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +46,22 @@ const (
 	caKeyFile = "ca-key.pem"
 	nodeFile  = "node.pem" // certificate and key, in one file so that they are replaced in one step
 )
+
+// A cluster that was founded again by a forced recovery has a new name, its former one and ".r" with a number: whoever was lost has the
+// former one, and is nobody to the new cluster's Raft. Workers did not take part in that, so they are still at home in it.
+var recoveredPattern = regexp.MustCompile(`\.r([0-9]{1,6})$`)
+
+// Lineage is the name under which a cluster was founded first.
+func Lineage(clusterName string) string { return recoveredPattern.ReplaceAllString(clusterName, "") }
+
+// Successor is the name of a cluster after a forced recovery.
+func Successor(clusterName string) string {
+	n := 0
+	if m := recoveredPattern.FindStringSubmatch(clusterName); m != nil {
+		n, _ = strconv.Atoi(m[1]) // at most six digits, so there is no error
+	}
+	return Lineage(clusterName) + ".r" + strconv.Itoa(n+1)
+}
 
 // Identity is what a certificate says about its holder.
 type Identity struct {
@@ -141,6 +160,15 @@ func NewCA(clusterName string) (*CA, error) {
 
 // Cluster returns the name of the cluster.
 func (ca *CA) Cluster() string { return ca.cluster }
+
+// SignFor makes the authority sign for a cluster that was recovered under another name.
+func (ca *CA) SignFor(clusterName string) error {
+	if Lineage(clusterName) != Lineage(ca.cert.Subject.CommonName) {
+		return fmt.Errorf("the CA is that of cluster %s, not of %s", ca.cert.Subject.CommonName, clusterName)
+	}
+	ca.cluster = clusterName
+	return nil
+}
 
 // CertificatePEM returns the public half, which every node needs and whose digest a join token carries.
 func (ca *CA) CertificatePEM() []byte { return encodeCert(ca.cert.Raw) }
@@ -288,24 +316,31 @@ func RequestKey(requestPEM []byte) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Credentials are a node's own key and certificate, and the CA that it trusts. The certificate can be replaced while it is in use: the
-// TLS configurations made from them show the newest one in every new handshake.
+// Credentials are a node's own key and certificate, and the CAs that it trusts: one, and two while it is rotated. Both can be replaced
+// while they are in use: the TLS configurations made from them use the newest in every new handshake.
 type Credentials struct {
 	identity Identity
-	ca       *x509.Certificate
-	caPEM    []byte
-	roots    *x509.CertPool // the CA
-	members  *x509.CertPool // the CA, for nodes that admit lets in
+	now      func() time.Time
+	refuse   atomic.Pointer[func(Identity) error]
 
-	now    func() time.Time
-	refuse atomic.Pointer[func(Identity) error]
-	held   atomic.Pointer[held]
+	mu    sync.Mutex // of replacing
+	trust atomic.Pointer[trust]
+	held  atomic.Pointer[held]
+}
+
+// trust is whose certificates are believed.
+type trust struct {
+	pem     []byte
+	cas     []*x509.Certificate
+	roots   *x509.CertPool
+	members *x509.CertPool // the same, for nodes that admit lets in
 }
 
 // held is a certificate with its key.
 type held struct {
 	pair    tls.Certificate
 	withCA  tls.Certificate // the same, with the CA's certificate behind it, for clients that know no more than its digest
+	issuer  *x509.Certificate
 	nodePEM []byte
 }
 
@@ -314,48 +349,80 @@ func NewCredentials(caPEM, certPEM, keyPEM []byte, now func() time.Time) (*Crede
 	if now == nil {
 		now = time.Now
 	}
-	c := &Credentials{caPEM: caPEM, now: now, roots: x509.NewCertPool(), members: x509.NewCertPool()}
-	block, _ := pem.Decode(caPEM)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("CA certificate: no PEM certificate in it")
+	c := &Credentials{now: now}
+	t, err := c.newTrust(caPEM)
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if c.ca, err = x509.ParseCertificate(block.Bytes); err != nil {
-		return nil, fmt.Errorf("CA certificate: %w", err)
-	}
-	c.roots.AddCert(c.ca)
-	c.members.AddCertWithConstraint(c.ca, c.admit)
-	h, id, err := c.hold(certPEM, keyPEM)
+	h, id, err := c.hold(t, certPEM, keyPEM)
 	if err != nil {
 		return nil, err
 	}
 	c.identity = id
+	c.trust.Store(t)
 	c.held.Store(h)
 	return c, nil
 }
 
-func (c *Credentials) hold(certPEM, keyPEM []byte) (*held, Identity, error) {
+func (c *Credentials) newTrust(caPEM []byte) (*trust, error) {
+	t := &trust{pem: caPEM, roots: x509.NewCertPool(), members: x509.NewCertPool()}
+	for rest := caPEM; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		ca, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("CA certificate: %w", err)
+		}
+		t.cas = append(t.cas, ca)
+		t.roots.AddCert(ca)
+		t.members.AddCertWithConstraint(ca, c.admit)
+	}
+	if len(t.cas) == 0 {
+		return nil, errors.New("CA certificate: no PEM certificate in it")
+	}
+	return t, nil
+}
+
+func (c *Credentials) hold(t *trust, certPEM, keyPEM []byte) (*held, Identity, error) {
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, Identity{}, fmt.Errorf("node certificate: %w", err)
 	}
-	id, err := c.verify([]*x509.Certificate{pair.Leaf}, c.roots, x509.ExtKeyUsageClientAuth)
+	id, err := c.verify([]*x509.Certificate{pair.Leaf}, t.roots, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return nil, Identity{}, fmt.Errorf("node certificate: %w", err)
 	}
+	issuer := t.issuerOf(pair.Leaf)
+	if issuer == nil {
+		return nil, Identity{}, errors.New("node certificate: it does not say which CA has signed it")
+	}
 	withCA := pair
-	withCA.Certificate = [][]byte{pair.Certificate[0], c.ca.Raw}
-	return &held{pair: pair, withCA: withCA, nodePEM: slices.Concat(certPEM, keyPEM)}, id, nil
+	withCA.Certificate = [][]byte{pair.Certificate[0], issuer.Raw}
+	return &held{pair: pair, withCA: withCA, issuer: issuer, nodePEM: slices.Concat(certPEM, keyPEM)}, id, nil
+}
+
+// issuerOf says which of the CAs has signed a certificate that was verified; nil if none of them has.
+func (t *trust) issuerOf(cert *x509.Certificate) *x509.Certificate {
+	for _, ca := range t.cas {
+		if len(ca.SubjectKeyId) > 0 && bytes.Equal(ca.SubjectKeyId, cert.AuthorityKeyId) {
+			return ca
+		}
+	}
+	return nil
 }
 
 // Replace puts a renewed certificate of the same node in the place of the present one, in dir first. Connections that exist go on with
 // the old one.
 func (c *Credentials) Replace(dir string, certPEM, keyPEM []byte) error {
-	h, id, err := c.hold(certPEM, keyPEM)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h, id, err := c.hold(c.trust.Load(), certPEM, keyPEM)
 	switch {
 	case err != nil:
 		return err
-	case id != c.identity:
+	case id.Node != c.identity.Node || id.Role != c.identity.Role: // the cluster was looked at by hold
 		return fmt.Errorf("the certificate is for %s %s, want %s %s", id.Role, id.Node, c.identity.Role, c.identity.Node)
 	}
 	if err := writeFiles(dir, map[string][]byte{nodeFile: h.nodePEM}); err != nil {
@@ -363,6 +430,78 @@ func (c *Credentials) Replace(dir string, certPEM, keyPEM []byte) error {
 	}
 	c.held.Store(h)
 	return nil
+}
+
+// SetTrust replaces the CAs that are trusted, in dir first. It refuses to drop the one that has signed the node's own certificate: the node
+// would not believe itself any more.
+func (c *Credentials) SetTrust(dir string, caPEM []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if bytes.Equal(caPEM, c.trust.Load().pem) {
+		return nil
+	}
+	t, err := c.newTrust(caPEM)
+	if err != nil {
+		return err
+	}
+	if t.issuerOf(c.held.Load().pair.Leaf) == nil {
+		return errors.New("the CA that has signed this node's certificate is to be dropped, and the node has no certificate of another one")
+	}
+	if err := writeFiles(dir, map[string][]byte{caFile: caPEM}); err != nil {
+		return err
+	}
+	c.trust.Store(t)
+	return nil
+}
+
+// Refresh reads again what Save, Replace and SetTrust have written into dir, perhaps by the node's own process while this one only uses its
+// certificate. It reports whether anything has changed.
+func (c *Credentials) Refresh(dir string) (changed bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	read, err := Load(dir, c.now)
+	if err != nil {
+		return false, err
+	}
+	if id := read.identity; id.Node != c.identity.Node || id.Role != c.identity.Role || Lineage(id.Cluster) != Lineage(c.identity.Cluster) {
+		return false, fmt.Errorf("%s holds the certificate of another node, %s", dir, id.Node)
+	}
+	pem, h := read.trust.Load().pem, read.held.Load()
+	if bytes.Equal(pem, c.trust.Load().pem) && bytes.Equal(h.nodePEM, c.held.Load().nodePEM) {
+		return false, nil
+	}
+	t, err := c.newTrust(pem)
+	if err != nil {
+		return false, err
+	}
+	c.trust.Store(t)
+	c.held.Store(h)
+	return true, nil
+}
+
+// CADigest names a CA.
+func CADigest(ca *x509.Certificate) string {
+	sum := sha256.Sum256(ca.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Issuer names the CA that has signed the node's certificate.
+func (c *Credentials) Issuer() string { return CADigest(c.held.Load().issuer) }
+
+// Trusts names the CAs that are trusted.
+func (c *Credentials) Trusts() (digests []string) {
+	for _, ca := range c.trust.Load().cas {
+		digests = append(digests, CADigest(ca))
+	}
+	return digests
+}
+
+// IssuerOf names the trusted CA that has signed a certificate which was verified when its connection began; "" if it is not trusted any more.
+func (c *Credentials) IssuerOf(cert *x509.Certificate) string {
+	if ca := c.trust.Load().issuerOf(cert); ca != nil {
+		return CADigest(ca)
+	}
+	return ""
 }
 
 // Refuse sets what decides, besides the CA's signature, who is let in: a node for which refuse returns an error is turned away at
@@ -380,7 +519,7 @@ func (c *Credentials) admit(chain []*x509.Certificate) error {
 
 // Save writes the credentials, readable by the owner only, into dir, which is made if absent.
 func (c *Credentials) Save(dir string) error {
-	return writeFiles(dir, map[string][]byte{caFile: c.caPEM, nodeFile: c.held.Load().nodePEM})
+	return writeFiles(dir, map[string][]byte{caFile: c.trust.Load().pem, nodeFile: c.held.Load().nodePEM})
 }
 
 // Load reads what Save wrote. now as for NewCredentials.
@@ -400,8 +539,8 @@ func Load(dir string, now func() time.Time) (*Credentials, error) {
 // Identity returns who the holder is.
 func (c *Credentials) Identity() Identity { return c.identity }
 
-// Authority returns the certificate of the cluster's CA.
-func (c *Credentials) Authority() *x509.Certificate { return c.ca }
+// Authority returns the certificate of the CA that has signed the node's own.
+func (c *Credentials) Authority() *x509.Certificate { return c.held.Load().issuer }
 
 // Now returns the time by the clock that the certificates are checked with.
 func (c *Credentials) Now() time.Time { return c.now() }
@@ -422,31 +561,35 @@ func RenewAt(cert *x509.Certificate) time.Time {
 func (c *Credentials) Certificate() (*tls.Certificate, error) { return &c.held.Load().pair, nil }
 
 // Members returns the pool in which a certificate is verified that must be of a node which Refuse has not turned away.
-func (c *Credentials) Members() (*x509.CertPool, error) { return c.members, nil }
+func (c *Credentials) Members() (*x509.CertPool, error) { return c.trust.Load().members, nil }
 
 // ServerTLS returns a configuration that lets in nodes of this cluster, of the given roles; none given means all of them.
 func (c *Credentials) ServerTLS(roles ...cluster.Role) *tls.Config {
-	return c.server(c.members, tls.RequireAnyClientCert, roles)
+	return c.server(true, tls.RequireAnyClientCert, roles)
 }
 
 // FrontDoorTLS returns a configuration that lets in every holder of a certificate of this cluster, and clients without any certificate,
 // which want to join. What they may do is for the server to decide, request by request; so it can tell them why not.
 func (c *Credentials) FrontDoorTLS() *tls.Config {
-	return c.server(c.roots, tls.RequestClientCert, nil)
+	return c.server(false, tls.RequestClientCert, nil)
 }
 
-func (c *Credentials) server(pool *x509.CertPool, auth tls.ClientAuthType, roles []cluster.Role) *tls.Config {
+// server lets in holders of a certificate of the cluster; admitted: only those that Refuse does not turn away.
+func (c *Credentials) server(admitted bool, auth tls.ClientAuthType, roles []cluster.Role) *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.held.Load().withCA, nil },
 		ClientAuth:     auth, // VerifyConnection checks what is shown
-		ClientCAs:      c.roots,
 		Time:           c.now,
 		// Resumption skips the handshake's checks of the certificate, and saves little on connections that last.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if len(state.PeerCertificates) == 0 && auth == tls.RequestClientCert {
 				return nil
+			}
+			pool := c.trust.Load().roots
+			if admitted {
+				pool = c.trust.Load().members
 			}
 			id, err := c.verify(state.PeerCertificates, pool, x509.ExtKeyUsageClientAuth)
 			if err == nil && len(roles) > 0 && !slices.Contains(roles, id.Role) {
@@ -462,13 +605,13 @@ func (c *Credentials) ClientTLS(node cluster.NodeID) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate() },
-		RootCAs:              c.roots,
+		RootCAs:              c.trust.Load().roots, // for a client that is made to check host names too; VerifyConnection asks for the newest
 		Time:                 c.now,
 		// What is switched off is the check of the host name together with that of the chain; VerifyConnection makes up for the chain
 		// and checks the node's name instead.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			id, err := c.verify(state.PeerCertificates, c.members, x509.ExtKeyUsageServerAuth)
+			id, err := c.verify(state.PeerCertificates, c.trust.Load().members, x509.ExtKeyUsageServerAuth)
 			switch {
 			case err != nil:
 				return err
@@ -493,7 +636,7 @@ func PeerIdentity(state *tls.ConnectionState) (Identity, error) {
 // verify checks that the CA of this cluster has signed the certificate for this use, and that it names a node of this cluster.
 func (c *Credentials) verify(chain []*x509.Certificate, pool *x509.CertPool, usage x509.ExtKeyUsage) (Identity, error) {
 	id, err := verify(chain, pool, usage, c.now())
-	if err == nil && c.identity.Cluster != "" && id.Cluster != c.identity.Cluster {
+	if err == nil && c.identity.Cluster != "" && Lineage(id.Cluster) != Lineage(c.identity.Cluster) {
 		err = fmt.Errorf("node %s belongs to cluster %s, not %s", id.Node, id.Cluster, c.identity.Cluster)
 	}
 	return id, err

@@ -88,7 +88,7 @@ func (t Token) ClientTLS() *tls.Config {
 // NewCredentials.
 func (t Token) Credentials(caPEM, certPEM, keyPEM []byte, now func() time.Time) (*Credentials, error) {
 	c, err := NewCredentials(caPEM, certPEM, keyPEM, now)
-	if err == nil && sha256.Sum256(c.ca.Raw) != t.CA {
+	if err == nil && sha256.Sum256(c.Authority().Raw) != t.CA {
 		err = ErrOtherCluster
 	}
 	return c, err

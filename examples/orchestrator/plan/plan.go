@@ -7,7 +7,6 @@
 package plan
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -31,26 +30,22 @@ const (
 // order in which to propose them, and when to ask again even if nothing happens (zero: never). No commands: nothing can be done
 // now.
 //
-// A slot gets a new task when its newest one is gone or given up; on a drained node, when the new task serves the old one stops.
-// An update replaces one task at a time and stops the old one first. New tasks go to ready, active nodes with the fewest tasks of
-// the service, then the fewest of all.
+// A slot gets a new task when its newest one is gone or given up; when its node is drained or does not fulfil the constraints any more,
+// the old task stops when the new one serves. How an update goes on says [service.rollout]. New tasks go to ready, active nodes that fulfil
+// the constraints and have enough left for the reservations, there to those with the fewest tasks of the service, then the fewest of all.
 func Plan(s *cluster.State, now time.Time) (commands []cluster.Command, next time.Time) {
-	p := &planner{state: s, now: now, load: map[cluster.NodeID]int{}}
-	for _, n := range s.SortedNodes() {
-		if n.Status == cluster.NodeReady && n.Availability == cluster.AvailabilityActive {
-			p.nodes = append(p.nodes, n)
-		}
-	}
-	tasks := map[cluster.ServiceID][]*cluster.Task{}
-	for _, t := range s.Tasks { // order-free: sorted below
+	p := &planner{state: s, now: now}
+	p.findSeats()
+	tasks := make(map[cluster.ServiceID][]*cluster.Task, len(s.Services))
+	for _, t := range s.Tasks { // order-free: sorted below, and sums
 		tasks[t.Service] = append(tasks[t.Service], t)
 		if t.Live() && t.Node != "" {
-			p.load[t.Node]++
+			p.occupy(t)
 		}
 	}
 	for _, sv := range s.SortedServices() {
 		slices.SortFunc(tasks[sv.ID], cluster.CompareTasks)
-		p.service(sv, tasks[sv.ID])
+		(&service{Service: sv, p: p, tasks: tasks[sv.ID]}).plan()
 	}
 	return p.commands, p.next
 }
@@ -68,10 +63,11 @@ func earlier(a, b time.Time) time.Time {
 }
 
 type planner struct {
-	state *cluster.State
-	now   time.Time
-	nodes []*cluster.Node        // that take new tasks, by ID
-	load  map[cluster.NodeID]int // live tasks, with those that this plan adds
+	state  *cluster.State
+	now    time.Time
+	seats  []*seat // of nodes that take new tasks, by ID
+	seatOf map[cluster.NodeID]*seat
+	closed int // nodes that take none
 
 	commands []cluster.Command
 	next     time.Time
@@ -81,7 +77,6 @@ func (p *planner) do(op cluster.Op) { p.commands = append(p.commands, command(p.
 
 // slot is a slot with its tasks by generation, the newest last, as they are after the commands so far.
 type slot struct {
-	sv     *cluster.Service
 	number int
 	tasks  []*cluster.Task
 }
@@ -105,22 +100,29 @@ func (sl *slot) vacant() bool {
 	return t == nil || t.State.Final() && !sl.ended()
 }
 
-func (p *planner) service(sv *cluster.Service, tasks []*cluster.Task) {
-	p.lose(tasks)
-	slots := bySlot(sv, tasks)
-	if sv.Removing && len(tasks) == 0 {
+// service is a service while it is planned.
+type service struct {
+	*cluster.Service
+	p      *planner
+	tasks  []*cluster.Task // by slot and generation
+	slots  []slot
+	looked bool // the seats are prepared for it
+}
+
+func (sv *service) plan() {
+	p := sv.p
+	p.lose(sv.tasks)
+	sv.slots = bySlot(sv.Service, sv.tasks)
+	if sv.Removing && len(sv.tasks) == 0 {
 		p.do(cluster.DropService{Service: sv.ID})
 		return
 	}
-	spread := map[cluster.NodeID]int{} // live tasks of this service
-	for _, t := range tasks {
-		if t.Live() && t.Desired == cluster.DesiredRunning {
-			spread[t.Node]++
-		}
+	updating, rolledBack := sv.rollout()
+	if rolledBack {
+		return // it is another service after that command
 	}
-	updating := pickUpdate(sv, slots)
-	for i := range slots {
-		sl := &slots[i]
+	for i := range sv.slots {
+		sl := &sv.slots[i]
 		switch {
 		case sv.Removing:
 			p.stop(sl, "service removed")
@@ -130,10 +132,10 @@ func (p *planner) service(sv *cluster.Service, tasks []*cluster.Task) {
 			p.forget(sl.tasks, 0)
 		case sv.Stopped:
 			p.stop(sl, "service stopped")
-		case sl.number == updating:
-			p.stop(sl, "service updated")
+		case updating[sl.number]:
+			sv.replace(sl)
 		default:
-			p.fill(sl, spread)
+			sv.fill(sl)
 			p.forget(sl.tasks[:max(0, len(sl.tasks)-1)], keepFinal)
 		}
 	}
@@ -163,35 +165,11 @@ func bySlot(sv *cluster.Service, tasks []*cluster.Task) []slot {
 			n++
 		}
 		if n > 0 || number <= sv.Spec.Replicas {
-			slots = append(slots, slot{sv: sv, number: number, tasks: tasks[:n:n]})
+			slots = append(slots, slot{number: number, tasks: tasks[:n:n]})
 		}
 		tasks = tasks[n:]
 	}
 	return slots
-}
-
-// pickUpdate returns the slot whose task of an old version is to be stopped now, or 0. One slot is replaced at a time: while
-// another one is on its way or has failed, nothing is stopped, so that a version that does not start costs one replica. What does not serve goes
-// first: otherwise an update that repairs a service could never begin.
-func pickUpdate(sv *cluster.Service, slots []slot) int {
-	serving, broken := 0, 0
-	for i := range slots {
-		sl := &slots[i]
-		if sl.number > sv.Spec.Replicas {
-			break
-		}
-		t := sl.newest()
-		old := !sl.vacant() && t.Desired == cluster.DesiredRunning && t.SpecVersion != sv.Version
-		switch {
-		case !old && (sl.vacant() || !t.Serving() && t.State != cluster.TaskComplete):
-			return 0
-		case old && t.Serving() && serving == 0:
-			serving = sl.number
-		case old && !t.Serving() && broken == 0:
-			broken = sl.number
-		}
-	}
-	return cmp.Or(broken, serving)
 }
 
 // stop ends the tasks of a slot. A newest task that has ended is marked too, so that it does not count as the slot's task later.
@@ -203,66 +181,105 @@ func (p *planner) stop(sl *slot, reason string) {
 	}
 }
 
+// stopOlder ends the predecessors of the newest task.
+func (sl *slot) stopOlder(p *planner) {
+	p.stop(&slot{tasks: sl.tasks[:len(sl.tasks)-1]}, "replaced by a task on "+string(sl.newest().Node))
+}
+
 // forget removes the oldest final tasks and keeps some.
 func (p *planner) forget(tasks []*cluster.Task, keep int) {
-	tasks = slices.DeleteFunc(slices.Clone(tasks), (*cluster.Task).Live)
-	for _, t := range tasks[:max(0, len(tasks)-keep)] {
-		p.do(cluster.RemoveTask{Task: t.ID})
+	final := 0
+	for _, t := range tasks {
+		if !t.Live() {
+			final++
+		}
+	}
+	for _, t := range tasks {
+		if final > keep && !t.Live() {
+			p.do(cluster.RemoveTask{Task: t.ID})
+			final--
+		}
 	}
 }
 
 // fill sees to it that one task of the slot serves.
-func (p *planner) fill(sl *slot, spread map[cluster.NodeID]int) {
-	t := sl.newest()
+func (sv *service) fill(sl *slot) {
+	p, t := sv.p, sl.newest()
 	if sl.vacant() {
-		p.create(sl, spread)
+		sv.create(sl)
 		return
 	}
 	if t.Desired == cluster.DesiredShutdown || sl.ended() {
 		return // being stopped, and replaced after that; or at its end
 	}
 	if t.Serving() { // what it has replaced has gone on until now
-		p.stop(&slot{tasks: sl.tasks[:len(sl.tasks)-1]}, "replaced by a task on "+string(t.Node))
+		sl.stopOlder(p)
 	}
-	n := p.state.Nodes[t.Node]
+	if t.State == cluster.TaskNew {
+		sv.assign(sl)
+		return
+	}
+	unwelcome := sv.unwelcome(p.state.Nodes[t.Node])
 	switch {
-	case t.State == cluster.TaskNew:
-		p.assign(sl, spread)
-	case t.Health == cluster.HealthUnhealthy && t.Spec.Restart.Condition != cluster.RestartNo:
+	case t.Health == cluster.HealthUnhealthy && t.Spec.Restart.Condition != cluster.RestartNo && t.Spec.Restart.MaxAttempts == 0:
+		// Restarts that are counted are the node's business, which counts them: a new task would begin at 0, and never come to an end.
 		p.do(cluster.StopTask{Task: t.ID, GaveUp: true, Reason: "unhealthy"})
-	case p.recent(t.Failures) >= MaxFailures && p.elsewhere(t.Node):
+	case p.recent(t.Failures) >= MaxFailures && sv.elsewhere(t.Node):
 		p.do(cluster.StopTask{Task: t.ID, GaveUp: true, Reason: "fails again and again on " + string(t.Node)})
+	case unwelcome != "" && t.Serving():
+		sv.create(sl)
+	case unwelcome != "" && sv.elsewhere(t.Node):
+		// It serves nobody, so nobody misses it; and with a successor beside it a slot would collect tasks, one for each node that is
+		// drained while it starts.
+		p.do(cluster.StopTask{Task: t.ID, Reason: unwelcome})
+	}
+}
+
+// unwelcome says why the service's tasks are to leave a node; "" if they may stay.
+func (sv *service) unwelcome(n *cluster.Node) string {
+	switch {
 	case n.Availability == cluster.AvailabilityDrain:
-		p.create(sl, spread)
+		return "node " + string(n.ID) + " is drained"
+	case !sv.Spec.Allows(n):
+		return "node " + string(n.ID) + " does not fulfil the constraints any more"
+	default:
+		return ""
 	}
 }
 
 // create asks for the next task of a slot: at once and with a node, or, if the slot has failed before, after a delay.
-func (p *planner) create(sl *slot, spread map[cluster.NodeID]int) {
-	history := sl.sv.Slots[sl.number-1]
-	op := cluster.CreateTask{
-		Service: sl.sv.ID, SpecVersion: sl.sv.Version, Slot: sl.number, Generation: history.Generation + 1,
-	}
-	if n := p.recent(history.Failures); n > 1 {
+func (sv *service) create(sl *slot) {
+	history := sv.Slots[sl.number-1]
+	op := cluster.CreateTask{Service: sv.ID, SpecVersion: sv.Version, Slot: sl.number, Generation: history.Generation + 1}
+	op.Beside = sl.newest() != nil && sl.newest().Live()
+	if n := sv.p.recent(history.Failures); n > 1 {
 		delay := min(firstDelay<<(n-2), maxDelay)
 		op.NotBefore = history.Failures[len(history.Failures)-1].Add(delay)
 	}
-	if !p.waits(op.NotBefore) {
-		op.Node = p.place(sl, spread)
+	if !sv.p.waits(op.NotBefore) {
+		op.Node, op.Reason = sv.place(sl, sv.Spec.Task.Reservations)
 		op.NotBefore = time.Time{}
 	}
-	p.do(op)
+	sv.p.do(op)
 }
 
 // assign finds a node for the slot's newest task, when its time has come.
-func (p *planner) assign(sl *slot, spread map[cluster.NodeID]int) {
+func (sv *service) assign(sl *slot) {
 	t := sl.newest()
-	if p.waits(t.NotBefore) {
-		p.next = earlier(p.next, t.NotBefore)
+	if t.SpecVersion != sv.Version { // nobody has seen it yet, so it needs no update: the next one is of the present version
+		sv.p.do(cluster.StopTask{Task: t.ID, Reason: "service updated"})
 		return
 	}
-	if node := p.place(sl, spread); node != "" {
-		p.do(cluster.AssignTask{Task: t.ID, Node: node})
+	if sv.p.waits(t.NotBefore) {
+		sv.p.next = earlier(sv.p.next, t.NotBefore)
+		return
+	}
+	node, reason := sv.place(sl, t.Spec.Reservations)
+	switch {
+	case node != "":
+		sv.p.do(cluster.AssignTask{Task: t.ID, Node: node})
+	case reason != t.Error:
+		sv.p.do(cluster.ExplainTask{Task: t.ID, Reason: reason})
 	}
 }
 
@@ -271,30 +288,6 @@ func (p *planner) assign(sl *slot, spread map[cluster.NodeID]int) {
 func (p *planner) waits(deadline time.Time) bool {
 	d := deadline.Sub(p.now)
 	return d > 0 && d <= maxDelay
-}
-
-// place chooses a node for a task of the slot and counts the task there; "" if no node takes tasks. A node where the slot has
-// failed lately is the last resort.
-func (p *planner) place(sl *slot, spread map[cluster.NodeID]int) cluster.NodeID {
-	failed := map[cluster.NodeID]int{}
-	for _, t := range sl.tasks {
-		if (t.GaveUp || t.Refused()) && t.SpecVersion == sl.sv.Version && p.now.Sub(t.UpdatedAt) < FailureWindow {
-			failed[t.Node]++
-		}
-	}
-	if len(p.nodes) == 0 {
-		return ""
-	}
-	best := slices.MinFunc(p.nodes, func(a, b *cluster.Node) int { // the first of equals
-		return cmp.Or(
-			cmp.Compare(failed[a.ID], failed[b.ID]),
-			cmp.Compare(spread[a.ID], spread[b.ID]),
-			cmp.Compare(p.load[a.ID], p.load[b.ID]),
-		)
-	}).ID
-	spread[best]++
-	p.load[best]++
-	return best
 }
 
 // recent counts the failures within the window.
@@ -306,9 +299,4 @@ func (p *planner) recent(failures []time.Time) int {
 		}
 	}
 	return n
-}
-
-// elsewhere reports that a node other than this one takes tasks.
-func (p *planner) elsewhere(id cluster.NodeID) bool {
-	return slices.ContainsFunc(p.nodes, func(n *cluster.Node) bool { return n.ID != id })
 }

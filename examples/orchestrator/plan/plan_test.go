@@ -50,7 +50,7 @@ func TestConvergesFromAnywhere(t *testing.T) {
 		for _, sv := range w.state().SortedServices() {
 			slots += len(sv.Slots)
 		}
-		w.settle(100 + 20*slots)
+		w.settle(200 + 40*slots)
 		w.requireAsAsked()
 		commands, _ := w.plan()
 		require.Empty(t, commands, "seed %d: a converged state has nothing to do", seed)
@@ -112,6 +112,29 @@ func TestLostNodeIsReplacedElsewhere(t *testing.T) {
 	w.dead["n2"] = false
 	w.settle(100)
 	require.Equal(t, map[cluster.NodeID]int{"n1": 3, "n3": 3}, w.perNode(), "nothing that serves is moved back")
+}
+
+// The control loop decides about nodes and tasks from one state. A node that is heard again at that moment has its tasks still: they are not
+// lost, and nothing takes their place.
+func TestNodeThatComesBackKeepsItsTasks(t *testing.T) {
+	w, sv := served(t, 2, 2)
+	w.dead["n2"] = true
+	w.now = w.now.Add(DownAfter)
+	w.heard["n1"] = w.now
+	statuses, _ := Nodes(w.state(), w.heard, w.now)
+	require.Len(t, statuses, 1)
+	w.apply(statuses[0])
+
+	w.heard["n2"] = w.now
+	commands, _ := Nodes(w.state(), w.heard, w.now)
+	tasks, _ := Plan(w.state(), w.now)
+	require.Len(t, tasks, 2, "the loss and the replacement")
+	for _, c := range append(commands, tasks...) {
+		w.apply(c)
+	}
+	w.check()
+	require.True(t, w.task(sv, 2, 1).Serving())
+	require.Nil(t, w.task(sv, 2, 2))
 }
 
 // After a leader change nothing is known of the nodes; nobody is declared down before a full grace period has passed.
@@ -318,6 +341,7 @@ func TestUpdateReplacesOneTaskAtATime(t *testing.T) {
 		serving := slices.DeleteFunc(w.state().TasksOf(sv), func(t *cluster.Task) bool { return !t.Serving() })
 		require.GreaterOrEqual(t, len(serving), 3)
 	}
+	w.settle(100)
 	w.requireAsAsked()
 }
 
@@ -388,13 +412,15 @@ func TestReplicasOfOneServiceGoToDifferentNodesFirst(t *testing.T) {
 }
 
 func TestUnhealthyTaskThatMustNotBeRestartedStays(t *testing.T) {
-	w := newWorld(t, 1, 2)
-	never := spec("web", 1)
-	never.Task.Restart.Condition = cluster.RestartNo
-	sv := w.user(cluster.CreateService{Spec: never}).Service
-	w.settle(100)
-	w.says(w.task(sv, 1, 1), func(s *cluster.TaskStatus) { s.Health = cluster.HealthUnhealthy })
-	require.False(t, w.lead())
+	for _, policy := range []cluster.RestartPolicy{{Condition: cluster.RestartNo}, {Condition: cluster.RestartOnFailure, MaxAttempts: 2}} {
+		w := newWorld(t, 1, 2)
+		never := spec("web", 1)
+		never.Task.Restart = policy
+		sv := w.user(cluster.CreateService{Spec: never}).Service
+		w.settle(100)
+		w.says(w.task(sv, 1, 1), func(s *cluster.TaskStatus) { s.Health = cluster.HealthUnhealthy })
+		require.False(t, w.lead())
+	}
 }
 
 // A node that rejects a task, or ends it unasked because its agent is being stopped, may still count as ready.

@@ -25,8 +25,9 @@ type world struct {
 	heard map[cluster.NodeID]time.Time
 	dead  map[cluster.NodeID]bool // agents that say nothing
 	fails bool                    // whether tasks fail
-	drain bool                    // whether nodes are drained
+	drain bool                    // whether tasks are moved, and updates start the new task first: a slot may have two tasks then
 	plans int
+	seen  map[cluster.TaskID]*cluster.Task // as of the last check
 }
 
 func newWorld(t *testing.T, seed uint64, nodes int) *world {
@@ -36,10 +37,16 @@ func newWorld(t *testing.T, seed uint64, nodes int) *world {
 	}
 	w.newLeader()
 	for i := range nodes {
-		w.user(cluster.RegisterNode{Node: nodeID(i + 1), Role: cluster.RoleWorker, Session: "1"})
+		role := cluster.RoleWorker
+		if i == 0 {
+			role = cluster.RoleManager
+		}
+		w.user(cluster.RegisterNode{Node: nodeID(i + 1), Role: role, Session: "1", Resources: nodeResources})
 	}
 	return w
 }
+
+var nodeResources = cluster.Resources{NanoCPUs: 4 * cluster.OneCPU, MemoryBytes: 8 << 30}
 
 func nodeID(n int) cluster.NodeID { return cluster.NodeID(fmt.Sprintf("n%d", n)) }
 
@@ -125,6 +132,7 @@ func (w *world) lead() bool {
 			w.checkPlacement(c.Op)
 			r := w.apply(c)
 			require.Equal(w, cluster.OK, r.Code, "%#v: %s", c.Op, r.Message)
+			w.forward()
 		}
 		w.check()
 	}
@@ -134,24 +142,27 @@ func (w *world) lead() bool {
 
 func (w *world) checkPlacement(op cluster.Op) {
 	var id cluster.NodeID
+	var sv *cluster.Service
 	switch op := op.(type) {
 	case cluster.CreateTask:
-		id = op.Node
+		id, sv = op.Node, w.state().Services[op.Service]
+		require.Equal(w, sv.Slots[op.Slot-1].Generation+1, op.Generation)
 	case cluster.AssignTask:
-		id = op.Node
+		id, sv = op.Node, w.state().Services[w.state().Tasks[op.Task].Service]
 	}
 	if id != "" {
 		n := w.state().Nodes[id]
 		require.Equal(w, cluster.NodeReady, n.Status)
 		require.Equal(w, cluster.AvailabilityActive, n.Availability)
+		require.True(w, sv.Spec.Allows(n), "%s on %s", sv.Spec.Constraints, id)
 	}
 }
 
-// check says what must hold of every state. Without drains there is never more than one live task of a slot, whatever its
-// generation; a drain alone runs two at a time, for a while.
+// check says what must hold of every state. Without moves there is never more than one live task of a slot, whatever its generation; a
+// move, or an update that starts the new task first, has two that are wanted at a time, for a while, and never more.
 func (w *world) check() {
 	w.Helper()
-	live := map[string][]cluster.TaskID{}
+	live, wanted := map[string][]cluster.TaskID{}, map[string]int{}
 	generations := map[string]bool{}
 	for _, t := range w.state().Tasks {
 		slot := fmt.Sprintf("%s.%d", t.Service, t.Slot)
@@ -160,11 +171,42 @@ func (w *world) check() {
 		generations[generation] = true
 		if t.Live() {
 			live[slot] = append(live[slot], t.ID)
+			if t.Desired == cluster.DesiredRunning {
+				wanted[slot]++
+			}
 		}
 	}
 	for slot, ids := range live {
 		require.True(w, len(ids) == 1 || w.drain, "slot %s has %v", slot, ids)
+		require.LessOrEqual(w, wanted[slot], 2, "slot %s has %v", slot, ids)
 	}
+	for id, reserved := range w.state().Reserved() {
+		if n := w.state().Nodes[id]; n != nil {
+			require.True(w, reserved.Fits(n.Resources), "node %s has promised %+v of %+v", id, reserved, n.Resources)
+		}
+	}
+	w.forward()
+}
+
+// forward checks that no task has gone back since the last look, whatever the leaders and agents said meanwhile.
+func (w *world) forward() {
+	rank := map[cluster.TaskState]int{
+		cluster.TaskNew: 1, cluster.TaskAssigned: 2, cluster.TaskStarting: 3, cluster.TaskRunning: 4,
+	}
+	for id, old := range w.seen {
+		t := w.state().Tasks[id]
+		if t == nil {
+			require.True(w, old.State.Final(), "task %s was forgotten while %s", id, old.State)
+			continue
+		}
+		require.False(w, old.State.Final() && (t.State != old.State || t.Attempts != old.Attempts), "task %s went on after %s", id, old.State)
+		if t.Live() && t.Attempts == old.Attempts {
+			require.GreaterOrEqual(w, rank[t.State], rank[old.State], "task %s went from %s back to %s", id, old.State, t.State)
+		}
+		require.GreaterOrEqual(w, t.Attempts, old.Attempts)
+		require.False(w, old.Desired == cluster.DesiredShutdown && t.Desired == cluster.DesiredRunning, "task %s is wanted again", id)
+	}
+	w.seen = w.state().Tasks
 }
 
 // agents lets each living agent do some of its work.
@@ -223,9 +265,9 @@ func (w *world) disturb() {
 	if len(services) > 0 {
 		sv = *services[w.rng.IntN(len(services))]
 	}
-	switch w.rng.IntN(12) {
+	switch w.rng.IntN(18) {
 	case 0, 1:
-		w.user(cluster.CreateService{Spec: spec(fmt.Sprintf("web%d", w.rng.IntN(3)), w.rng.IntN(6))})
+		w.user(cluster.CreateService{Spec: w.anySpec(fmt.Sprintf("web%d", w.rng.IntN(3)), w.rng.IntN(6))})
 	case 2:
 		w.user(cluster.ScaleService{Service: sv.ID, Replicas: w.rng.IntN(8)})
 	case 3:
@@ -252,7 +294,53 @@ func (w *world) disturb() {
 			choice = append(choice, cluster.AvailabilityDrain)
 		}
 		w.user(cluster.SetAvailability{Node: n, Availability: choice[w.rng.IntN(len(choice))]})
+	case 12, 13:
+		if sv.ID != "" {
+			next := w.anySpec(sv.Spec.Name, w.rng.IntN(6))
+			if !w.drain {
+				next.Constraints = sv.Spec.Constraints // else tasks move
+			}
+			w.user(cluster.UpdateService{Service: sv.ID, Spec: next})
+		}
+	case 14, 15:
+		w.user(cluster.RollbackService{Service: sv.ID})
+	case 16, 17:
+		if !w.drain {
+			return
+		}
+		if w.rng.IntN(2) == 0 {
+			w.user(cluster.SetLabels{Node: n, Remove: []string{"zone"}})
+		} else {
+			w.user(cluster.SetLabels{Node: n, Add: map[string]string{"zone": "a"}})
+		}
 	}
+}
+
+// anySpec is a specification with constraints, reservations and ways to update that the seed decides.
+func (w *world) anySpec(name string, replicas int) cluster.ServiceSpec {
+	s := spec(name, replicas)
+	pick := func(texts ...string) string { return texts[w.rng.IntN(len(texts))] }
+	if c := pick("", "", "", "node.labels.zone==a", "node.labels.zone!=a", "node.role==worker", "node.id!=n2"); c != "" {
+		constraint, err := cluster.ParseConstraint(c)
+		require.NoError(w, err)
+		s.Constraints = append(s.Constraints, constraint)
+	}
+	if w.rng.IntN(2) == 0 {
+		s.Task.Reservations = cluster.Resources{NanoCPUs: int64(w.rng.IntN(4)) * cluster.OneCPU / 2, MemoryBytes: int64(w.rng.IntN(4)) << 30}
+	}
+	s.Task.Env = map[string]string{"RELEASE": fmt.Sprint(w.rng.IntN(5))}
+	config := func(actions ...string) cluster.UpdateConfig {
+		c := cluster.UpdateConfig{
+			Parallelism: w.rng.IntN(4) - 1, Delay: time.Duration(w.rng.IntN(3)) * time.Second, FailureAction: cluster.FailureAction(pick(actions...)),
+			MaxFailureRatio: float64(w.rng.IntN(3)) / 4,
+		}
+		if w.drain {
+			c.Order = cluster.UpdateOrder(pick("", string(cluster.StopFirst), string(cluster.StartFirst)))
+		}
+		return c
+	}
+	s.Update, s.Rollback = config("", "pause", "continue", "rollback"), config("", "pause", "continue")
+	return s
 }
 
 func spec(name string, replicas int) cluster.ServiceSpec {
@@ -289,7 +377,7 @@ func (w *world) agentsHaveWork() bool {
 	return false
 }
 
-// requireAsAsked compares the tasks with the services.
+// requireAsAsked compares the tasks with the services. A slot may be without its task only if no node can take it, and then it says so.
 func (w *world) requireAsAsked() {
 	w.Helper()
 	for _, sv := range w.state().SortedServices() {
@@ -299,15 +387,52 @@ func (w *world) requireAsAsked() {
 			require.Empty(w, live)
 			continue
 		}
-		require.Len(w, live, sv.Spec.Replicas, "service %s", sv.ID)
-		for i, t := range live {
-			require.Equal(w, i+1, t.Slot)
-			require.Equal(w, sv.Version, t.SpecVersion)
-			require.True(w, t.Serving())
-			require.Equal(w, cluster.AvailabilityActive, w.state().Nodes[t.Node].Availability)
+		slots := map[int][]*cluster.Task{}
+		for _, t := range live {
+			slots[t.Slot] = append(slots[t.Slot], t)
+		}
+		require.Len(w, slots, sv.Spec.Replicas, "service %s", sv.ID)
+		pending := false
+		for _, tasks := range slots {
+			newest := tasks[len(tasks)-1]
+			require.LessOrEqual(w, newest.Slot, sv.Spec.Replicas)
+			if newest.State == cluster.TaskNew {
+				pending = true
+				require.Contains(w, newest.Error, "no suitable node")
+				w.requireNoRoom(sv, newest)
+				if tasks = tasks[:len(tasks)-1]; len(tasks) == 0 {
+					continue
+				}
+			} else {
+				require.Equal(w, cluster.AvailabilityActive, w.state().Nodes[newest.Node].Availability)
+				require.True(w, sv.Spec.Allows(w.state().Nodes[newest.Node]))
+			}
+			require.Len(w, tasks, 1, "of slot %d", newest.Slot)
+			require.True(w, tasks[0].Serving())
+		}
+		finished := sv.Update == nil || sv.Update.State == cluster.UpdateCompleted || sv.Update.State == cluster.RollbackCompleted
+		switch {
+		case finished:
+			for _, t := range live {
+				newest := slots[t.Slot][len(slots[t.Slot])-1] == t
+				require.True(w, !newest || t.SpecVersion == sv.Version, "task %s is of version %d, not %d", t.ID, t.SpecVersion, sv.Version)
+			}
+		case sv.Update.UnderWay():
+			require.True(w, pending, "the update of %s has stopped on its way: %+v", sv.ID, sv.Update)
 		}
 	}
 	for _, t := range w.state().Tasks { // order-free
 		require.NotNil(w, w.state().Services[t.Service])
+	}
+}
+
+// requireNoRoom checks that a task which waits for a node waits for good reason.
+func (w *world) requireNoRoom(sv *cluster.Service, t *cluster.Task) {
+	w.Helper()
+	reserved := w.state().Reserved()
+	for id, n := range w.state().Nodes { // order-free
+		takes := n.Status == cluster.NodeReady && n.Availability == cluster.AvailabilityActive
+		require.False(w, takes && sv.Spec.Allows(n) && t.Spec.Reservations.Fits(n.Resources.Sub(reserved[id])),
+			"task %s waits, and %s could take it", t.ID, id)
 	}
 }

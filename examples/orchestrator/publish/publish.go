@@ -33,6 +33,8 @@ type Options struct {
 	MaxConnections int           // per port; further ones wait in the system's backlog. Default 1,024
 	ConnectTimeout time.Duration // one attempt to reach a backend. Default 1 s
 	HoldTimeout    time.Duration // how long a connection waits for any backend that answers. Default 5 s
+	SilentAfter    time.Duration // a backend that has not answered a connection's first bytes by then is avoided. Default 1 s
+	TrialInterval  time.Duration // how often one connection is tried with a backend that is avoided. Default 5 s
 	IdleTimeout    time.Duration // a connection silent both ways is closed after one to three times this. Default 15 min
 	DrainTimeout   time.Duration // what connections to a backend that left the table get to finish. Default 10 s
 	RetryInterval  time.Duration // between attempts to listen on a port that is in use. Default 1 s
@@ -43,6 +45,8 @@ func (o *Options) fill() {
 	setDefault(&o.MaxConnections, 1024)
 	setDefault(&o.ConnectTimeout, time.Second)
 	setDefault(&o.HoldTimeout, 5*time.Second)
+	setDefault(&o.SilentAfter, time.Second)
+	setDefault(&o.TrialInterval, 5*time.Second)
 	setDefault(&o.IdleTimeout, 15*time.Minute)
 	setDefault(&o.DrainTimeout, 10*time.Second)
 	setDefault(&o.RetryInterval, time.Second)
@@ -131,7 +135,8 @@ type backend struct {
 	active atomic.Int64
 	gone   context.Context // done when the connections that are left must be cut
 	cut    context.CancelFunc
-	drain  *time.Timer // calls cut; nil while it is in the table
+	drain  *time.Timer               // calls cut; nil while it is in the table
+	silent atomic.Pointer[time.Time] // since when it is avoided, or was last tried; nil: it answers
 }
 
 // choice is one published table row: what a connection chooses from, and how it learns that there is a newer one.
@@ -259,7 +264,77 @@ func (p *port) handle(client *net.TCPConn) {
 	defer b.active.Add(-1)
 	defer server.Close()
 	defer context.AfterFunc(b.gone, func() { reset(client, server) })()
-	pipe(client, server, p.opts.IdleTimeout)
+	a := &answer{port: p, backend: b}
+	a.overdue = time.AfterFunc(time.Hour, a.missing)
+	a.overdue.Stop()
+	defer a.overdue.Stop()
+	pipe(client, server, p.opts.IdleTimeout, a)
+}
+
+// answer is what is still to come on a connection: the backend's first bytes, once the client has said something.
+//
+// The kernel of a machine, a container or a process that stands still goes on accepting connections and bytes. Only that no answer comes
+// tells, and it may as well be a slow one. So the connection waits on: what its client has asked for may have been done, and is not known
+// to bear being done twice. Those that come after it go elsewhere, as long as there is an elsewhere.
+type answer struct {
+	port    *port
+	backend *backend
+	overdue *time.Timer
+	came    atomic.Bool
+}
+
+// asked is called with the first bytes of the client.
+func (a *answer) asked() {
+	if a.came.Load() {
+		return // the backend speaks first
+	}
+	a.overdue.Reset(a.port.opts.SilentAfter)
+	if a.came.Load() {
+		a.overdue.Stop()
+	}
+}
+
+// arrived is called with the first bytes of the backend, or its orderly end.
+func (a *answer) arrived() {
+	a.came.Store(true)
+	a.overdue.Stop()
+	a.port.trust(a.backend)
+}
+
+func (a *answer) missing() {
+	if !a.came.Load() {
+		a.port.avoid(a.backend)
+	}
+}
+
+// avoid has new connections go to other backends first.
+func (p *port) avoid(b *backend) {
+	now := time.Now()
+	if b.silent.Swap(&now) == nil {
+		p.opts.Logger.Warn("a task does not answer; others are asked first", "port", p.number, "task", b.ID, "address", b.Address)
+	}
+}
+
+func (p *port) trust(b *backend) {
+	if b.silent.Load() != nil && b.silent.Swap(nil) != nil {
+		p.opts.Logger.Info("a task answers again", "port", p.number, "task", b.ID, "address", b.Address)
+	}
+}
+
+// groups returns the backends in the order in which a connection tries them: one that is avoided and due for a trial, those that
+// answer, and those that are avoided.
+func (p *port) groups(all []*backend) (groups [3][]*backend) {
+	for _, b := range all {
+		group, now := 1, time.Now()
+		if since := b.silent.Load(); since != nil {
+			group = 2
+			if len(groups[0]) == 0 && now.Sub(*since) >= p.opts.TrialInterval && b.silent.CompareAndSwap(since, &now) {
+				group = 0
+			}
+		}
+		groups[group] = append(groups[group], b)
+	}
+	return groups
 }
 
 var errNoBackend = errors.New("the service has no healthy task")
@@ -270,27 +345,20 @@ var errNoBackend = errors.New("the service has no healthy task")
 func (p *port) connect() (*backend, *net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(p.life, p.opts.HoldTimeout)
 	defer cancel()
-	dialer := net.Dialer{Timeout: p.opts.ConnectTimeout}
 	last := errNoBackend
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		choice := p.current.Load()
-		left := append([]*backend(nil), choice.backends...)
-		for len(left) > 0 {
-			b := take(&left)
-			b.active.Add(1) // before the dial, so that a burst does not see the same idle backend
-			conn, err := dialer.DialContext(ctx, "tcp", b.Address)
-			switch {
-			case err == nil && conn.LocalAddr().String() == b.Address:
-				// The system lets a socket connect to itself when nobody listens on a port of the range it takes local ports from.
-				_ = conn.Close()
-				err = fmt.Errorf("%s: connected to itself", b.Address)
-			case err == nil:
-				return b, conn.(*net.TCPConn), nil
-			}
-			b.active.Add(-1)
-			last = fmt.Errorf("task %s: %w", b.ID, err)
-			if ctx.Err() != nil {
-				return nil, nil, last
+		for _, left := range p.groups(choice.backends) {
+			for len(left) > 0 {
+				b := take(&left)
+				conn, err := p.dial(ctx, b)
+				if err == nil {
+					return b, conn, nil
+				}
+				last = fmt.Errorf("task %s: %w", b.ID, err)
+				if ctx.Err() != nil {
+					return nil, nil, last
+				}
 			}
 		}
 		select {
@@ -300,6 +368,26 @@ func (p *port) connect() (*backend, *net.TCPConn, error) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// dial connects to a backend and counts the connection at it.
+func (p *port) dial(ctx context.Context, b *backend) (*net.TCPConn, error) {
+	b.active.Add(1) // before the dial, so that a burst does not see the same idle backend
+	attempt, cancel := context.WithTimeout(ctx, p.opts.ConnectTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(attempt, "tcp", b.Address)
+	switch {
+	case err == nil && conn.LocalAddr().String() == b.Address:
+		// The system lets a socket connect to itself when nobody listens on a port of the range it takes local ports from.
+		_ = conn.Close()
+		err = fmt.Errorf("%s: connected to itself", b.Address)
+	case err == nil:
+		return conn.(*net.TCPConn), nil
+	case attempt.Err() != nil && ctx.Err() == nil: // its machine is away, and the next connection does not have to wait as well
+		p.avoid(b)
+	}
+	b.active.Add(-1)
+	return nil, err
 }
 
 // take removes the less busy of two backends chosen at random. Unlike "the least busy of all" it does not send every node's next
@@ -323,16 +411,22 @@ func take(left *[]*backend) *backend {
 }
 
 // pipe copies both ways until both ends are through, one of them fails, or both are silent for too long.
-func pipe(a, b *net.TCPConn, idle time.Duration) {
+func pipe(client, server *net.TCPConn, idle time.Duration, a *answer) {
 	var traffic atomic.Int64
 	var both sync.WaitGroup
-	one := func(dst, src *net.TCPConn) {
-		if copyUntilIdle(dst, src, idle, &traffic) != nil || dst.CloseWrite() != nil {
-			reset(a, b) // ends the other direction as well
+	one := func(dst, src *net.TCPConn, began func(any bool)) {
+		if copyUntilIdle(dst, src, idle, &traffic, began) != nil || dst.CloseWrite() != nil {
+			reset(client, server) // ends the other direction as well
 		}
 	}
-	both.Go(func() { one(a, b) })
-	both.Go(func() { one(b, a) })
+	both.Go(func() {
+		one(server, client, func(any bool) {
+			if any {
+				a.asked()
+			}
+		})
+	})
+	both.Go(func() { one(client, server, func(bool) { a.arrived() }) })
 	both.Wait()
 }
 
@@ -344,15 +438,27 @@ func reset(conns ...*net.TCPConn) {
 	}
 }
 
-// copyUntilIdle copies src to dst to its end. io.Copy lets the kernel move the bytes, at the price that it cannot be watched from
-// outside: a read deadline interrupts it every now and then to look whether anything has moved in either direction.
-func copyUntilIdle(dst, src *net.TCPConn, idle time.Duration, traffic *atomic.Int64) error {
+// copyUntilIdle copies src to dst to its end, and calls began when that sends its first bytes, or ends without any. io.Copy lets the kernel
+// move the bytes, at the price that it cannot be watched from outside: a read deadline interrupts it every now and then to look whether
+// anything has moved in either direction.
+func copyUntilIdle(dst, src *net.TCPConn, idle time.Duration, traffic *atomic.Int64, began func(any bool)) error {
+	begun := false
 	seen, silent := int64(-1), 0
 	for {
 		if err := src.SetReadDeadline(time.Now().Add(idle)); err != nil {
 			return err
 		}
-		n, err := io.Copy(dst, src)
+		var n int64
+		var err error
+		if !begun {
+			n, err = copyFirst(dst, src, began)
+			begun = n > 0
+		}
+		if begun && err == nil {
+			var more int64
+			more, err = io.Copy(dst, src)
+			n += more
+		}
 		now := traffic.Add(n)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err // nil at the end of src
@@ -365,4 +471,21 @@ func copyUntilIdle(dst, src *net.TCPConn, idle time.Duration, traffic *atomic.In
 			return err
 		}
 	}
+}
+
+// copyFirst copies what src sends first; nothing, and no error, if that is its end.
+func copyFirst(dst, src *net.TCPConn, began func(any bool)) (int64, error) {
+	buffer := make([]byte, 4096)
+	n, err := src.Read(buffer)
+	if err == nil || errors.Is(err, io.EOF) {
+		began(n > 0)
+	}
+	if errors.Is(err, io.EOF) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	written, err := dst.Write(buffer[:n])
+	return int64(written), err
 }

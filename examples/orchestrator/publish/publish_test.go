@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -38,9 +39,15 @@ func serve(t *testing.T, name string) *server {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := &server{name: name, listener: l}
+	s.work()
+	t.Cleanup(s.close)
+	return s
+}
+
+func (s *server) work() {
 	s.running.Go(func() {
 		for {
-			conn, err := l.Accept()
+			conn, err := s.listener.Accept()
 			if err != nil {
 				return
 			}
@@ -55,8 +62,6 @@ func serve(t *testing.T, name string) *server {
 			})
 		}
 	})
-	t.Cleanup(s.close)
-	return s
 }
 
 // close is a graceful stop: no new connections, those that are open are answered.
@@ -131,6 +136,173 @@ func TestDeadBackendIsSkipped(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "live:x", answer)
 	}
+}
+
+// frozen is a task that stands still: its kernel accepts connections, and nobody answers them, until it goes on.
+func frozen(t *testing.T, name string) (b publish.Backend, goOn func() *server) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := &server{name: name, listener: l}
+	t.Cleanup(s.close)
+	return s.backend(), func() *server { s.work(); return s }
+}
+
+// notices hands on what a proxy logs.
+type notices chan string
+
+func (n notices) Write(line []byte) (int, error) {
+	n <- string(line)
+	return len(line), nil
+}
+
+func (n notices) await(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case line := <-n:
+			if strings.Contains(line, text) {
+				return
+			}
+		case <-deadline:
+			require.Fail(t, "not logged: "+text)
+		}
+	}
+}
+
+func (n notices) logger() *slog.Logger { return slog.New(slog.NewTextHandler(n, nil)) }
+
+// A connection whose backend does not answer waits on, and nothing of it is sent elsewhere. Those that come later do not meet that backend
+// any more, until it has answered.
+func TestBackendThatStandsStillIsLeft(t *testing.T) {
+	live := serve(t, "live")
+	still, goOn := frozen(t, "still")
+	port := freePort(t)
+	log := make(notices, 1000)
+	newProxy(t, publish.Options{SilentAfter: 50 * time.Millisecond, TrialInterval: time.Hour, Logger: log.logger()}).
+		Set(publish.Table{port: {still, live.backend()}})
+	type result struct {
+		answer string
+		err    error
+	}
+	results := make(chan result, 1000)
+	asked := 0
+	ask := func() {
+		asked++
+		conn := dial(t, port)
+		go func() {
+			answer, err := request(conn, "x")
+			results <- result{answer, err}
+		}()
+	}
+	answered := 0
+	for waits := false; !waits; { // until one has met the backend that stands still
+		ask()
+		select {
+		case r := <-results:
+			require.Equal(t, result{answer: "live:x"}, r)
+			answered++
+		case line := <-log:
+			require.Contains(t, line, "does not answer")
+			require.Contains(t, line, "task=still")
+			waits = true
+		}
+	}
+	for range 50 {
+		answer, err := request(dial(t, port), "y")
+		require.NoError(t, err)
+		require.Equal(t, "live:y", answer)
+	}
+	resumed := goOn()
+	log.await(t, "answers again")
+	waited := 0
+	for ; answered < asked; answered++ {
+		r := <-results
+		require.NoError(t, r.err)
+		if r.answer == "still:x" {
+			waited++
+		}
+	}
+	require.Positive(t, waited, "it was answered when the backend went on")
+	require.EqualValues(t, waited, resumed.served.Load())
+	require.EqualValues(t, asked+50-waited, live.served.Load(), "each was served once")
+	require.Eventually(t, func() bool {
+		answer, err := request(dial(t, port), "z")
+		return err == nil && answer == "still:z"
+	}, patience, time.Millisecond, "it gets new connections")
+}
+
+// unanswered has a proxy find out that a backend stands still, on a connection that it returns.
+func unanswered(t *testing.T, log notices, port uint16) *net.TCPConn {
+	t.Helper()
+	conn := dial(t, port)
+	_, err := conn.Write([]byte("x"))
+	require.NoError(t, err)
+	log.await(t, "does not answer")
+	return conn
+}
+
+// If all are slow, or there is no other, connections go where they always do.
+func TestBackendThatIsAvoidedIsBetterThanNone(t *testing.T) {
+	still, goOn := frozen(t, "still")
+	port := freePort(t)
+	log := make(notices, 1000)
+	newProxy(t, publish.Options{SilentAfter: 10 * time.Millisecond, TrialInterval: time.Hour, Logger: log.logger()}).
+		Set(publish.Table{port: {still}})
+	unanswered(t, log, port)
+	second := dial(t, port)
+	goOn()
+	answer, err := request(second, "y")
+	require.NoError(t, err)
+	require.Equal(t, "still:y", answer)
+}
+
+// A backend that is avoided, and has no connection any more on which it could answer, is tried now and then.
+func TestBackendThatIsAvoidedIsTried(t *testing.T) {
+	still, goOn := frozen(t, "still")
+	live := serve(t, "live")
+	port := freePort(t)
+	log := make(notices, 1000)
+	p := newProxy(t, publish.Options{SilentAfter: 10 * time.Millisecond, TrialInterval: 10 * time.Millisecond, Logger: log.logger()})
+	p.Set(publish.Table{port: {still}})
+	first := unanswered(t, log, port)
+	require.NoError(t, first.SetLinger(0))
+	require.NoError(t, first.Close())
+	p.Set(publish.Table{port: {still, live.backend()}})
+	goOn()
+	require.Eventually(t, func() bool {
+		answer, err := request(dial(t, port), "z")
+		return err == nil && answer == "still:z"
+	}, patience, time.Millisecond, "it gets new connections")
+}
+
+// Who says nothing gets no answer, and that says nothing about the backend; nor does a backend that speaks first.
+func TestSilenceOfTheClientIsNotTheBackends(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := freePort(t)
+	log := make(notices, 1000)
+	newProxy(t, publish.Options{SilentAfter: time.Millisecond, Logger: log.logger()}).
+		Set(publish.Table{port: {{ID: "greets", Address: l.Addr().String()}}})
+	client := dial(t, port)
+	server, err := l.Accept()
+	require.NoError(t, err)
+	defer server.Close()
+	defer l.Close()
+	_, err = server.Write([]byte("hello"))
+	require.NoError(t, err)
+	greeting := make([]byte, 5)
+	_, err = io.ReadFull(client, greeting)
+	require.NoError(t, err)
+	_, err = client.Write([]byte("x")) // and here no answer is due
+	require.NoError(t, err)
+	_, err = io.ReadFull(server, make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, server.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+	_, err = server.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.Empty(t, log)
 }
 
 func TestConnectionWaitsForABackend(t *testing.T) {

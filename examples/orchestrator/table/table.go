@@ -49,7 +49,7 @@ func printText[T any](w io.Writer, columns []Column[T], rows []T) error {
 		return err
 	}
 	for _, row := range rows {
-		if err := line(func(c Column[T]) string { return clean(c.Cell(row)) }); err != nil {
+		if err := line(func(c Column[T]) string { return Clean(c.Cell(row)) }); err != nil {
 			return err
 		}
 	}
@@ -65,8 +65,8 @@ func printText[T any](w io.Writer, columns []Column[T], rows []T) error {
 	return nil
 }
 
-// clean keeps a cell on its line and out of the control of the terminal, whatever a node has reported.
-func clean(s string) string {
+// Clean keeps a cell on its line and out of the control of the terminal, whatever a node has reported.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return ' '

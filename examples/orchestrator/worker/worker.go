@@ -4,9 +4,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	goruntime "runtime"
 	"sync"
 	"time"
 
@@ -15,13 +15,15 @@ import (
 	"github.com/steadyraft/raft/examples/orchestrator/cluster"
 	"github.com/steadyraft/raft/examples/orchestrator/manager"
 	"github.com/steadyraft/raft/examples/orchestrator/publish"
-	"github.com/steadyraft/raft/examples/orchestrator/runtime/process"
 )
 
 // Options configures a worker.
 type Options struct {
-	Logger      *slog.Logger // default: none
-	StopOnExit  bool         // stop the node's tasks when Run ends; default: leave them running for the next start
+	Logger     *slog.Logger // default: none
+	StopOnExit bool         // stop the node's tasks when Run ends; default: leave them running for the next start
+	// StopWhenCutOff is after how long without a leader that hears the node its tasks are stopped. Default: never, they go on.
+	StopWhenCutOff time.Duration
+
 	Publish     publish.Options
 	ShimProgram string // answers process.ShimCommand; default: the running executable
 
@@ -31,7 +33,7 @@ type Options struct {
 
 // Run runs the worker of a data directory that manager.Join has made, until ctx ends, which is no error, or it cannot go on: because it
 // was removed, most often.
-func Run(ctx context.Context, dir string, opts Options) error {
+func Run(ctx context.Context, dir string, opts Options) (err error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -42,22 +44,33 @@ func Run(ctx context.Context, dir string, opts Options) error {
 	if settings.Role != cluster.RoleWorker {
 		return fmt.Errorf("the node in %s is a %s", dir, settings.Role)
 	}
-	tasks, err := process.New(manager.TasksDirectory(dir), opts.ShimProgram)
+	tasks, closeTasks, err := manager.OpenRuntime(dir, settings, opts.ShimProgram, opts.Logger)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, closeTasks()) }()
+	renewal := api.NewRenewal()
+	renewal.Credentials, renewal.Directory, renewal.Interval, renewal.Logger = credentials, manager.CredentialsDirectory(dir), opts.RenewInterval, opts.Logger
 	a, err := agent.New(agent.Options{
 		Node: settings.Node, Host: settings.Host, Directory: manager.AgentDirectory(dir), Runtime: tasks,
 		Dial:     func(address string) agent.Managers { return api.NewClient(credentials, address) },
-		Managers: settings.APIs(), Address: settings.Host, Role: cluster.RoleWorker, Resources: cluster.Resources{CPUs: goruntime.NumCPU()},
-		StopOnExit: opts.StopOnExit, Publish: opts.Publish, Logger: opts.Logger,
+		Managers: settings.APIs(), Address: settings.Host, Role: cluster.RoleWorker, Resources: agent.MachineResources(),
+		CA: func() agent.CAReport {
+			return agent.CAReport{Trusts: credentials.Trusts(), Issuer: credentials.Issuer()}
+		},
+		Trust: func(t agent.Trust) {
+			if err := credentials.SetTrust(manager.CredentialsDirectory(dir), t.Bundle); err != nil {
+				opts.Logger.Error("what is to be believed about certificates could not be followed", "error", err)
+				return
+			}
+			renewal.SignedBy(t.Signing)
+		},
+		StopOnExit: opts.StopOnExit, StopWhenCutOff: opts.StopWhenCutOff, Publish: opts.Publish, Logger: opts.Logger,
 	})
 	if err != nil {
 		return err
 	}
-	renewal := api.Renewal{
-		Credentials: credentials, Directory: manager.CredentialsDirectory(dir), Managers: a.Managers, Interval: opts.RenewInterval, Logger: opts.Logger,
-	}
+	renewal.Managers = a.Managers
 	ctx, cancel := context.WithCancel(ctx)
 	var renewing sync.WaitGroup
 	renewing.Go(func() { _ = renewal.Run(ctx) }) // ends with ctx, and with nothing else

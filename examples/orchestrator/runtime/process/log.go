@@ -95,7 +95,7 @@ func (r *Runtime) Logs(ctx context.Context, id string, opts runtime.LogOptions) 
 	if err != nil {
 		return nil, err
 	}
-	l := &logReader{dir: dir, follow: opts.Follow}
+	l := &logReader{dir: dir, follow: opts.Follow, again: opts.Again}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	var files []*os.File // the newest first
 	for _, name := range []string{logFile, oldLogFile} {
@@ -168,8 +168,9 @@ type logReader struct {
 	mu        sync.Mutex // held by Read; Close ends a Read that waits, then takes it
 	files     []*os.File // the newest first; the last is read now
 	follow    bool
-	remaining int64 // without follow: what there was when it was opened
-	ended     bool  // the instance has ended: one more pass and there is no more
+	again     func() bool // runtime.LogOptions.Again
+	remaining int64       // without follow: what there was when it was opened
+	ended     bool        // the instance has ended: one more pass and there is no more
 }
 
 func (l *logReader) Read(p []byte) (int, error) {
@@ -196,14 +197,16 @@ func (l *logReader) Read(p []byte) (int, error) {
 		case err != nil:
 			return 0, err
 		case moved:
-		case !l.follow || l.ended:
+		case !l.follow || l.ended && (l.again == nil || !l.again()):
 			return 0, io.EOF
 		default:
 			running, err := alive(l.dir)
 			if err != nil {
 				return 0, err
 			}
-			if l.ended = !running; l.ended {
+			ended := !running
+			l.ended, ended = ended, ended && !l.ended
+			if ended {
 				continue // one more pass: it may have written since
 			}
 			select {

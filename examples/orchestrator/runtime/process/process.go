@@ -110,8 +110,11 @@ func (r *Runtime) Prepare(_ context.Context, spec runtime.Spec) error {
 	if err != nil {
 		return err
 	}
+	if spec.Image != "" {
+		return fmt.Errorf("instance %s: image %s needs a node with `--runtime docker`; this one runs processes", spec.ID, spec.Image)
+	}
 	if len(spec.Command) == 0 || spec.Command[0] == "" {
-		return fmt.Errorf("instance %s: no command, which the process runtime needs; an image alone runs with a container runtime only", spec.ID)
+		return fmt.Errorf("instance %s: no command, which the process runtime needs", spec.ID)
 	}
 	if _, err := parseSignal(spec.StopSignal); err != nil {
 		return err
@@ -129,11 +132,19 @@ func (r *Runtime) Prepare(_ context.Context, spec runtime.Spec) error {
 }
 
 // Start implements runtime.Runtime. An instance starts once; it is prepared again for the next time.
-func (r *Runtime) Start(ctx context.Context, id string) error {
+func (r *Runtime) Start(ctx context.Context, id string) ([]runtime.Port, error) {
 	dir, err := r.existing(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var spec runtime.Spec
+	if err := readJSON(filepath.Join(dir, specFile), &spec); err != nil {
+		return nil, err
+	}
+	return spec.Ports, r.start(ctx, id, dir)
+}
+
+func (r *Runtime) start(ctx context.Context, id, dir string) error {
 	if running, err := alive(dir); err != nil || running {
 		return errors.Join(err, fmt.Errorf("instance %s: %w", id, runtime.ErrRunning))
 	}
@@ -345,6 +356,20 @@ func (r *Runtime) Stats(_ context.Context, id string) (runtime.Stats, error) {
 		return runtime.Stats{}, fmt.Errorf("instance %s: %w", id, runtime.ErrNotRunning)
 	}
 	return stats(state.Task.ID)
+}
+
+// Retire implements runtime.Runtime. What is left of a process besides its output is its working directory.
+func (r *Runtime) Retire(_ context.Context, id string) error {
+	dir, err := r.dir(id)
+	if err != nil {
+		return err
+	}
+	if running, err := alive(dir); err != nil {
+		return err
+	} else if running {
+		return fmt.Errorf("instance %s: %w", id, runtime.ErrRunning)
+	}
+	return os.RemoveAll(filepath.Join(dir, workName))
 }
 
 // Remove implements runtime.Runtime.

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/steadyraft/raft/examples/orchestrator/internal/runtimetest"
 	"github.com/steadyraft/raft/examples/orchestrator/runtime"
 	"github.com/steadyraft/raft/examples/orchestrator/runtime/process"
 )
@@ -51,7 +52,7 @@ func agent(root string) {
 		err = r.Prepare(context.Background(), spec("a", "sleep"))
 	}
 	if err == nil {
-		err = r.Start(context.Background(), "a")
+		_, err = r.Start(context.Background(), "a")
 	}
 	fmt.Println("started:", err)
 	select {}
@@ -125,42 +126,11 @@ func spec(id string, args ...string) runtime.Spec {
 	return runtime.Spec{ID: id, Command: append([]string{os.Args[0], "task"}, args...)}
 }
 
-func start(t *testing.T, r *process.Runtime, spec runtime.Spec) {
-	t.Helper()
-	require.NoError(t, r.Prepare(t.Context(), spec))
-	require.NoError(t, r.Start(t.Context(), spec.ID))
-}
-
-func wait(t *testing.T, r *process.Runtime, id string) runtime.ExitStatus {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	status, err := r.Wait(ctx, id)
-	require.NoError(t, err)
-	return status
-}
-
-func logs(t *testing.T, r *process.Runtime, id string, opts runtime.LogOptions) string {
-	t.Helper()
-	l, err := r.Logs(t.Context(), id, opts)
-	require.NoError(t, err)
-	defer l.Close()
-	text, err := io.ReadAll(l)
-	require.NoError(t, err)
-	return string(text)
-}
-
-// up waits until the task has installed what it needs and said so.
-func up(t *testing.T, r *process.Runtime, id string) {
-	t.Helper()
-	require.Eventually(t, func() bool { return strings.Contains(logs(t, r, id, runtime.LogOptions{}), "up") }, patience, 5*time.Millisecond)
-}
-
 func TestExitCodeIsReported(t *testing.T) {
 	r := open(t, t.TempDir())
 	for _, code := range []int{0, 3} {
-		start(t, r, spec("a", "exit", strconv.Itoa(code)))
-		status := wait(t, r, "a")
+		runtimetest.Start(t, r, spec("a", "exit", strconv.Itoa(code)))
+		status := runtimetest.Wait(t, r, "a")
 		require.Equal(t, code, status.Code)
 		require.Empty(t, status.Error)
 		require.WithinDuration(t, time.Now(), status.At, patience)
@@ -172,18 +142,18 @@ func TestTaskSeesItsOwnSurroundingsOnly(t *testing.T) {
 	r := open(t, t.TempDir())
 	s := spec("a", "env")
 	s.Env = []string{"GREETING=hello"}
-	start(t, r, s)
-	wait(t, r, "a")
-	require.Equal(t, "hello secret: work\nand an error\n", logs(t, r, "a", runtime.LogOptions{}))
+	runtimetest.Start(t, r, s)
+	runtimetest.Wait(t, r, "a")
+	require.Equal(t, "hello secret: work\nand an error\n", runtimetest.Output(t, r, "a", runtime.LogOptions{}))
 }
 
 func TestStopIsGentleFirst(t *testing.T) {
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "graceful"))
-	up(t, r, "a")
+	runtimetest.Start(t, r, spec("a", "graceful"))
+	runtimetest.Up(t, r, "a")
 	require.NoError(t, r.Stop(t.Context(), "a", patience))
-	require.Equal(t, 7, wait(t, r, "a").Code)
-	require.Contains(t, logs(t, r, "a", runtime.LogOptions{}), "terminated")
+	require.Equal(t, 7, runtimetest.Wait(t, r, "a").Code)
+	require.Contains(t, runtimetest.Output(t, r, "a", runtime.LogOptions{}), "terminated")
 	require.NoError(t, r.Stop(t.Context(), "a", patience), "stopping what has ended is no error")
 }
 
@@ -191,18 +161,18 @@ func TestStopSignalOfTheSpecIsUsed(t *testing.T) {
 	r := open(t, t.TempDir())
 	s := spec("a", "graceful")
 	s.StopSignal = "SIGINT"
-	start(t, r, s)
-	up(t, r, "a")
+	runtimetest.Start(t, r, s)
+	runtimetest.Up(t, r, "a")
 	require.NoError(t, r.Stop(t.Context(), "a", patience))
-	require.Contains(t, logs(t, r, "a", runtime.LogOptions{}), "interrupt")
+	require.Contains(t, runtimetest.Output(t, r, "a", runtime.LogOptions{}), "interrupt")
 }
 
 func TestStopKillsAfterTheGrace(t *testing.T) {
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "stubborn"))
-	up(t, r, "a")
+	runtimetest.Start(t, r, spec("a", "stubborn"))
+	runtimetest.Up(t, r, "a")
 	require.NoError(t, r.Stop(t.Context(), "a", 50*time.Millisecond))
-	require.Equal(t, 137, wait(t, r, "a").Code)
+	require.Equal(t, 137, runtimetest.Wait(t, r, "a").Code)
 }
 
 func TestKillTakesTheWholeGroup(t *testing.T) {
@@ -211,10 +181,10 @@ func TestKillTakesTheWholeGroup(t *testing.T) {
 	address := l.Addr().String()
 	require.NoError(t, l.Close())
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "family", address))
-	up(t, r, "a")
+	runtimetest.Start(t, r, spec("a", "family", address))
+	runtimetest.Up(t, r, "a")
 	require.NoError(t, r.Kill(t.Context(), "a"))
-	require.Equal(t, 137, wait(t, r, "a").Code)
+	require.Equal(t, 137, runtimetest.Wait(t, r, "a").Code)
 	require.Eventually(t, func() bool { // the child holds no port any more
 		_, err := net.Dial("tcp", address)
 		return err != nil
@@ -228,8 +198,8 @@ func TestWhatATaskLeavesBehindEndsWithIt(t *testing.T) {
 	address := l.Addr().String()
 	require.NoError(t, l.Close())
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "family", address, "and leave"))
-	require.Equal(t, 0, wait(t, r, "a").Code)
+	runtimetest.Start(t, r, spec("a", "family", address, "and leave"))
+	require.Equal(t, 0, runtimetest.Wait(t, r, "a").Code)
 	require.Eventually(t, func() bool {
 		_, err := net.Dial("tcp", address)
 		return err != nil
@@ -239,11 +209,12 @@ func TestWhatATaskLeavesBehindEndsWithIt(t *testing.T) {
 func TestCommandThatCannotStartIsReportedByStart(t *testing.T) {
 	r := open(t, t.TempDir())
 	require.NoError(t, r.Prepare(t.Context(), runtime.Spec{ID: "a", Command: []string{"/no/such/program"}}))
-	require.ErrorContains(t, r.Start(t.Context(), "a"), "/no/such/program")
-	_, err := r.Wait(t.Context(), "a")
+	_, err := r.Start(t.Context(), "a")
+	require.ErrorContains(t, err, "/no/such/program")
+	_, err = r.Wait(t.Context(), "a")
 	require.ErrorIs(t, err, runtime.ErrNotRunning)
-	start(t, r, spec("a", "exit", "0")) // a corrected definition goes
-	require.Equal(t, 0, wait(t, r, "a").Code)
+	runtimetest.Start(t, r, spec("a", "exit", "0")) // a corrected definition goes
+	require.Equal(t, 0, runtimetest.Wait(t, r, "a").Code)
 }
 
 func TestBadSpecsAreRefused(t *testing.T) {
@@ -264,10 +235,10 @@ func TestAdoptFindsRunningAndEndedInstances(t *testing.T) {
 	first := open(t, root)
 	labelled := spec("running", "sleep")
 	labelled.Labels = map[string]string{"slot": "1"}
-	start(t, first, labelled)
-	start(t, first, spec("ended", "exit", "5"))
+	runtimetest.Start(t, first, labelled)
+	runtimetest.Start(t, first, spec("ended", "exit", "5"))
 	require.NoError(t, first.Prepare(t.Context(), spec("prepared", "sleep")))
-	wait(t, first, "ended")
+	runtimetest.Wait(t, first, "ended")
 	require.NoError(t, os.Mkdir(filepath.Join(root, "remains"), 0o700))
 
 	second := open(t, root) // as after a restart: it has started nothing
@@ -285,10 +256,11 @@ func TestAdoptFindsRunningAndEndedInstances(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(root, "remains"))
 
 	require.ErrorIs(t, second.Prepare(t.Context(), labelled), runtime.ErrRunning)
-	require.ErrorIs(t, second.Start(t.Context(), "running"), runtime.ErrRunning)
+	_, err = second.Start(t.Context(), "running")
+	require.ErrorIs(t, err, runtime.ErrRunning)
 	require.ErrorIs(t, second.Remove(t.Context(), "running"), runtime.ErrRunning)
 	require.NoError(t, second.Stop(t.Context(), "running", patience))
-	require.Equal(t, 143, wait(t, second, "running").Code)
+	require.Equal(t, 143, runtimetest.Wait(t, second, "running").Code)
 	require.NoError(t, second.Remove(t.Context(), "running"))
 	require.NoDirExists(t, filepath.Join(root, "running"))
 }
@@ -306,26 +278,26 @@ func TestTaskOutlivesTheKilledAgent(t *testing.T) {
 	require.Error(t, cmd.Wait())
 
 	r := open(t, root)
-	up(t, r, "a")
+	runtimetest.Up(t, r, "a")
 	instances, err := r.Adopt(t.Context())
 	require.NoError(t, err)
 	require.Len(t, instances, 1)
 	require.True(t, instances[0].Running)
 	require.False(t, dead(instances[0].PID))
 	require.NoError(t, r.Stop(t.Context(), "a", patience))
-	require.Equal(t, 143, wait(t, r, "a").Code)
+	require.Equal(t, 143, runtimetest.Wait(t, r, "a").Code)
 }
 
 // The shim is one more process that can be killed; the task must not live on without anybody who sees its end.
 func TestKilledShimTakesItsTaskAlong(t *testing.T) {
 	root := t.TempDir()
 	r := open(t, root)
-	start(t, r, spec("a", "stubborn"))
+	runtimetest.Start(t, r, spec("a", "stubborn"))
 	instances, err := r.Adopt(t.Context())
 	require.NoError(t, err)
 	task := instances[0].PID
 	require.NoError(t, syscall.Kill(parent(t, task), syscall.SIGKILL))
-	status := wait(t, r, "a")
+	status := runtimetest.Wait(t, r, "a")
 	require.Equal(t, -1, status.Code)
 	require.Contains(t, status.String(), "shim was killed")
 	require.Eventually(t, func() bool { return dead(task) }, patience, time.Millisecond)
@@ -347,7 +319,7 @@ func dead(pid int) bool {
 
 func TestWaitEndsWithItsContext(t *testing.T) {
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "sleep"))
+	runtimetest.Start(t, r, spec("a", "sleep"))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err := r.Wait(ctx, "a")
@@ -360,42 +332,32 @@ func TestLogsAreCappedAndSurviveARestart(t *testing.T) {
 	s := spec("a", "print")
 	s.LogMaxBytes = 4096
 	for range 2 {
-		start(t, r, s)
-		wait(t, r, "a")
+		runtimetest.Start(t, r, s)
+		runtimetest.Wait(t, r, "a")
 	}
-	all := logs(t, r, "a", runtime.LogOptions{})
+	all := runtimetest.Output(t, r, "a", runtime.LogOptions{})
 	require.LessOrEqual(t, len(all), 4096)
 	require.Greater(t, len(all), 2048, "the older half is kept until the newer one is full")
 	require.True(t, strings.HasSuffix(all, "line 998\nline 999\n"))
-	require.Equal(t, "line 998\nline 999\n", logs(t, r, "a", runtime.LogOptions{Tail: 2}))
-	require.Len(t, strings.Split(logs(t, r, "a", runtime.LogOptions{Tail: 300}), "\n"), 301, "a tail may begin in the older file")
+	require.Equal(t, "line 998\nline 999\n", runtimetest.Output(t, r, "a", runtime.LogOptions{Tail: 2}))
+	require.Len(t, strings.Split(runtimetest.Output(t, r, "a", runtime.LogOptions{Tail: 300}), "\n"), 301, "a tail may begin in the older file")
 
 	s = spec("a", "exit", "0")
-	start(t, r, s)
-	wait(t, r, "a")
-	require.Contains(t, logs(t, r, "a", runtime.LogOptions{}), "line 999", "what was said before the crash")
+	runtimetest.Start(t, r, s)
+	runtimetest.Wait(t, r, "a")
+	require.Contains(t, runtimetest.Output(t, r, "a", runtime.LogOptions{}), "line 999", "what was said before the crash")
 }
 
-func TestFollowedLogEndsWithTheTask(t *testing.T) {
+func TestLogsAreFollowed(t *testing.T) {
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "graceful"))
-	l, err := r.Logs(t.Context(), "a", runtime.LogOptions{Follow: true})
-	require.NoError(t, err)
-	defer l.Close()
-	begin := make([]byte, 3)
-	_, err = io.ReadFull(l, begin)
-	require.NoError(t, err)
-	require.Equal(t, "up\n", string(begin))
-	require.NoError(t, r.Stop(t.Context(), "a", patience))
-	rest, err := io.ReadAll(l)
-	require.NoError(t, err)
-	require.Equal(t, "terminated\n", string(rest))
+	runtimetest.FollowsLogsToTheEnd(t, r, spec("a", "graceful"))
+	runtimetest.FollowsLogsIntoTheNextRun(t, r, spec("next", "graceful"))
 }
 
 func TestCloseEndsAWaitingLogReader(t *testing.T) {
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "sleep"))
-	up(t, r, "a")
+	runtimetest.Start(t, r, spec("a", "sleep"))
+	runtimetest.Up(t, r, "a")
 	l, err := r.Logs(t.Context(), "a", runtime.LogOptions{Follow: true})
 	require.NoError(t, err)
 	ended := make(chan error, 1)
@@ -408,7 +370,7 @@ func TestExecRunsInTheTasksSurroundings(t *testing.T) {
 	r := open(t, t.TempDir())
 	s := spec("a", "sleep")
 	s.Env = []string{"GREETING=hello"}
-	start(t, r, s)
+	runtimetest.Start(t, r, s)
 	code, err := r.Exec(t.Context(), "a", []string{"sh", "-c", `test "$GREETING" = hello`})
 	require.NoError(t, err)
 	require.Zero(t, code)
@@ -423,8 +385,8 @@ func TestExecRunsInTheTasksSurroundings(t *testing.T) {
 
 func TestStatsOfARunningTask(t *testing.T) {
 	r := open(t, t.TempDir())
-	start(t, r, spec("a", "sleep"))
-	up(t, r, "a") // in its own program, no longer on the way there
+	runtimetest.Start(t, r, spec("a", "sleep"))
+	runtimetest.Up(t, r, "a") // in its own program, no longer on the way there
 	stats, err := r.Stats(t.Context(), "a")
 	if err != nil {
 		require.ErrorIs(t, err, runtime.ErrUnsupported)

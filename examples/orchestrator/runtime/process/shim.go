@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -146,7 +147,9 @@ func exitStatus(state *os.ProcessState, err error) runtime.ExitStatus {
 // environment is the shim's own minimal surroundings plus the spec's. The agent's environment is not inherited: what a task sees must
 // not depend on who started the agent, and may hold secrets.
 func environment(spec runtime.Spec) []string {
-	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, spec.Env...)
+	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	// Where to listen comes last, and wins: a task elsewhere would be unreachable.
+	return slices.Concat(base, spec.Env, runtime.ListenEnv(spec.Host, spec.Ports, runtime.Port.Number))
 }
 
 var stopSignals = map[string]syscall.Signal{
