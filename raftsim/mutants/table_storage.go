@@ -492,8 +492,7 @@ var storage = []Mutant{
 		File: "storage/wal/read.go",
 		Old:  `	case h.tag != tag || h.offset != offset:`,
 		New:  `	case h.tag != tag:`,
-		Equivalent: "The writer gives each batch one place. A copy of it somewhere else follows neither by number nor by chain value " +
-			"(\"batch of another history taken\"), except where the batch itself belongs, and there its offset is the right one.",
+		Test: Test{"./storage/wal", "TestDamageNeverGoesUnnoticed"},
 	},
 	{
 		Name: "batch longer than its file read",
