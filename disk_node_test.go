@@ -26,6 +26,9 @@ type gates struct {
 	tried  map[string]int
 }
 
+// mostTries is far more than any test's patience with an operation that fails.
+const mostTries = 10_000
+
 func newGates() *gates {
 	return &gates{closed: map[string]chan struct{}{}, errs: map[string]error{}, tried: map[string]int{}}
 }
@@ -50,12 +53,15 @@ func (g *gates) fail(op string, err error) {
 	g.errs[op] = err
 }
 
-// waiting reports whether the operation was tried since it hangs or fails.
-func (g *gates) waiting(op string) bool {
+// tries is how often the operation was tried while it hung or failed.
+func (g *gates) tries(op string) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.tried[op] > 0
+	return g.tried[op]
 }
+
+// waiting reports whether the operation was tried while it hung or failed.
+func (g *gates) waiting(op string) bool { return g.tries(op) > 0 }
 
 func (g *gates) pass(op string) error {
 	g.mu.Lock()
@@ -63,7 +69,11 @@ func (g *gates) pass(op string) error {
 	if ch != nil || err != nil {
 		g.tried[op]++
 	}
+	tried := g.tried[op]
 	g.mu.Unlock()
+	if tried > mostTries {
+		panic(op + " is tried without a pause") // the node stops; in a bubble no time would pass any more, and the test would hang
+	}
 	if ch != nil {
 		<-ch
 	}

@@ -427,9 +427,7 @@ var calls = []Mutant{
 `,
 		New: `			s.n.core.SnapshotSent(now, t.ID)
 `,
-		Equivalent: "The core goes on behind the snapshot either way and believes nothing of the follower before it hears from it: the first " +
-			"append is rejected, and brings the snapshot back. Only the pause before the next attempt is lost. (The core's own guard on what is " +
-			"acknowledged is \"pending-snapshot peer acknowledged past it\", SAFETY §3.)",
+		Test: Test{".", "TestSnapshotThatIsDamagedIsTakenAnew"},
 	},
 	{
 		Name: "two snapshots received at once",
