@@ -3,8 +3,6 @@ package raft
 import (
 	"context"
 	"errors"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -51,14 +49,6 @@ func (a *applier) awaitRepair(ctx context.Context, damage Damage, cause error) (
 	return false
 }
 
-// repairCounts is what has become of damaged entries since the start.
-type repairCounts struct {
-	damaged, repaired, discarded, lost atomic.Uint64
-
-	mu    sync.Mutex
-	stuck *RecoveryStuck
-}
-
 // RepairStatus says what this node has to do with entries that cannot be read.
 type RepairStatus struct {
 	Found     uint64  `json:"found"`     // entries, since the start and at it
@@ -69,20 +59,10 @@ type RepairStatus struct {
 	Asked     []Asked `json:"asked,omitempty"`
 }
 
-func (r *repairCounts) status() RepairStatus {
-	s := RepairStatus{Found: r.damaged.Load(), Repaired: r.repaired.Load(), Discarded: r.discarded.Load(), LostLogs: r.lost.Load()}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stuck != nil {
-		s.Missing, s.Asked = r.stuck.Entry, r.stuck.Asked
-	}
-	return s
-}
-
 // reportDamage logs what the storage could not read when it was opened.
 func (n *Node) reportDamage(rec *Recovered) {
 	for _, d := range rec.Damaged {
-		n.repairs.damaged.Add(uint64(d.Last - d.First + 1))
+		n.repairs.Found += uint64(d.Last - d.First + 1)
 		n.log.Error("entries of the log cannot be read; they are fetched from the other servers", "first", d.First, "last", d.Last,
 			"may be configurations", d.MayConfigure)
 	}
@@ -101,31 +81,25 @@ func (n *Node) damageEvent(e Event) {
 	r := &n.repairs
 	switch e := e.(type) {
 	case DamageFound:
-		r.damaged.Add(uint64(e.Damage.Last - e.Damage.First + 1))
+		r.Found += uint64(e.Damage.Last - e.Damage.First + 1)
 		n.log.Error("entries of the log cannot be read any more; they are fetched from the other servers", "first", e.Damage.First, "last", e.Damage.Last)
 		n.snapshots.begin(true) // what has been applied is not needed any more once a snapshot includes it
 	case EntriesRepaired:
-		r.repaired.Add(uint64(e.Count))
-		n.setStuck(nil)
+		r.Repaired += uint64(e.Count)
+		r.Missing, r.Asked = EntryID{}, nil
 		n.log.Info("damaged entries repaired", "first", e.First.String(), "last", e.Last.String(), "entries", e.Count, "from", string(e.From))
 	case EntriesDiscarded:
-		r.discarded.Add(uint64(e.Last.Index - e.First.Index + 1))
-		n.setStuck(nil)
+		r.Discarded += uint64(e.Last.Index - e.First.Index + 1)
+		r.Missing, r.Asked = EntryID{}, nil
 		n.log.Warn("end of the log discarded: it could not be read, and was never committed", "first", e.First.String(), "last", e.Last.String())
 	case RecoveryStuck:
-		n.setStuck(&e)
+		r.Missing, r.Asked = e.Entry, e.Asked
 		n.log.Error("this server cannot lead: an entry that may be committed was not found anywhere; start the servers that are down, or recover the cluster by hand",
 			"entry", e.Entry.String(), "asked", e.Asked)
 	case FenceLifted:
 		n.log.Info("the log has caught up with all that may have been lost of it", "fence", e.Fence.String())
 	case LostLog:
-		r.lost.Add(1)
+		r.LostLogs++
 		n.log.Error("a follower has lost entries that it had acknowledged: look at its disk", "peer", string(e.Peer), "acknowledged", e.Remembered, "has", e.Has)
 	}
-}
-
-func (n *Node) setStuck(e *RecoveryStuck) {
-	n.repairs.mu.Lock()
-	defer n.repairs.mu.Unlock()
-	n.repairs.stuck = e
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -294,5 +295,35 @@ func TestDamageFoundByAScrubIsRepaired(t *testing.T) {
 		require.Error(t, err)
 		c.whole(m)
 		require.EqualValues(t, 3, m.node.Status().Repair.Found)
+	})
+}
+
+// A status is of one moment: what the core knows of damage has been counted.
+func TestStatusOfDamageIsOfOneMoment(t *testing.T) {
+	taps := map[raft.NodeID]*tap{}
+	configure := func(cfg *raft.Config) {
+		cfg.Storage = scrubbed{cfg.Storage.(*memstorage.Storage)}
+		taps[cfg.ID] = &tap{Transport: cfg.Transport}
+		cfg.Transport = taps[cfg.ID]
+	}
+	inCluster(t, 3, configure, func(t *testing.T, c *cluster) {
+		c.fill(8)
+		m := c.follower()
+		p, hold := taps[m.id], make(chan struct{})
+		setHold := func(to chan struct{}) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.hold = to
+		}
+		setHold(hold)
+		m.storage.Damage(4, 7, false)
+		time.Sleep(2 * time.Minute) // the loop is held up by what it sends, and the damage found meanwhile waits for it
+		asked := make(chan raft.Status)
+		go func() { asked <- m.node.Status() }()
+		synctest.Wait()
+		setHold(nil)
+		close(hold)
+		require.EqualValues(t, 3, (<-asked).Repair.Found)
+		c.whole(m)
 	})
 }

@@ -63,7 +63,6 @@ type Node struct {
 	outstanding   atomic.Int64 // bytes of proposals made here that have not ended
 	pendings      sync.Pool    // of *Pending that can be used again, with their channels
 	lastView      atomic.Pointer[statusView]
-	repairs       repairCounts
 	ident         atomic.Pointer[Identity]
 	refusals      refusals
 	refusalMu     sync.Mutex // of what refusals says
@@ -72,6 +71,7 @@ type Node struct {
 	core        *Core
 	start       time.Time
 	view        LeaderChange
+	repairs     RepairStatus
 	conf        Configuration
 	fwd         forwarding
 	out         []outgoing
@@ -177,6 +177,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
+	n.reportDamage(&rec)
 	n.adopt(core, &rec)
 	n.inbox.open() // messages may come as soon as the transport has started
 	if err := n.cfg.Transport.Start(rec.Identity, handler{n}); err != nil {
@@ -185,8 +186,6 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	}
 	n.log.Info("node started", "cluster", rec.Identity.Cluster, "incarnation", rec.Identity.Incarnation, "term", rec.HardState.CurrentTerm,
 		"last index", rec.LastIndex, "snapshot", rec.Snapshot.Index, "blank", rec.Blank())
-
-	n.reportDamage(&rec)
 
 	n.phase = phaseRunning
 	n.started.Store(true)

@@ -37,6 +37,7 @@ const statusPatience = 500 * time.Millisecond
 // statusView is what the loop contributes to a Status.
 type statusView struct {
 	core      CoreStatus
+	repair    RepairStatus
 	address   string
 	proposals int
 }
@@ -49,7 +50,7 @@ func (n *Node) Status() Status {
 	}
 	s := Status{State: stateRunning, Identity: n.identity()}
 	if v := n.lastView.Load(); v != nil {
-		s.CoreStatus, s.LeaderAddr, s.Proposals = v.core, v.address, v.proposals
+		s.CoreStatus, s.Repair, s.LeaderAddr, s.Proposals = v.core, v.repair, v.address, v.proposals
 	}
 	s.CoreStatus.ID = n.cfg.ID
 	queued := 0
@@ -58,7 +59,6 @@ func (n *Node) Status() Status {
 	s.Pending = n.table.waiting()
 	s.WriteQueue, s.ApplyQueue = n.writer.queued(), n.applier.queued()
 	s.Refused, s.LastRefusal = n.refusals.read()
-	s.Repair = n.repairs.status()
 
 	switch err := n.Err().(type) {
 	case *FailedError:
@@ -79,6 +79,7 @@ func (n *Node) Status() Status {
 func (n *Node) refreshStatus() {
 	answered := make(chan struct{})
 	if n.inbox.tryReport(func(now time.Duration) {
+		n.drain(now) // what the core has just found out is counted, too
 		n.publishStatus(now)
 		close(answered)
 	}) != nil {
@@ -95,7 +96,7 @@ func (n *Node) refreshStatus() {
 
 func (n *Node) publishStatus(now time.Duration) {
 	core := n.core.Status(now)
-	n.lastView.Store(&statusView{core: core, address: n.addressOf(core.Leader), proposals: len(n.fwd.waiting)})
+	n.lastView.Store(&statusView{core: core, repair: n.repairs, address: n.addressOf(core.Leader), proposals: len(n.fwd.waiting)})
 }
 
 // refusals counts input that was turned away, and logs some of it.

@@ -416,6 +416,15 @@ var calls = []Mutant{
 		Test: Test{".", "TestSnapshotThatCannotBeTakenLeavesTheNodeRunning"},
 	},
 	{
+		Name: "status of damage that is not counted yet",
+		Rule: "SAFETY §2: damage is visible in the status, whole",
+		File: "status.go",
+		Old: `		n.drain(now) // what the core has just found out is counted, too
+`,
+		New:  ``,
+		Test: Test{".", "TestStatusOfDamageIsOfOneMoment"},
+	},
+	{
 		Name: "broken snapshot transfer reported as sent",
 		Rule: "SAFETY §2 network: snapshot stream cut at any byte: resumed or restarted",
 		File: "snapshotter.go",
